@@ -1,0 +1,173 @@
+"""Every field of a recipe's sections `model`, `data`, `finetuning`, `evaluation` and `serving`, and its default.
+
+The first three carry the field names and defaults of neural_chat's classes of the same name, so that old
+scripts fit; `test_file`, evaluation and serving are our own. This is the one home of these defaults: the recipe reader,
+the JSON schema and the run folder take them from here. The fields of section `training` are those of
+`transformers.TrainingArguments` (see recipe/training_keys.py). Nothing is checked here: recipe/ does that.
+
+`metadata` holds only what `HfArgumentParser` hands on to argparse (help, choices).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+TASKS = ("completion", "chat", "summarization", "code-generation", "image2text")
+PEFT_METHODS = ("lora", "llama_adapter", "ptun", "prefix", "prompt")
+DEVICES = ("auto", "cpu", "cuda", "hpu", "xpu")
+
+
+def _says(text: str, choices: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {"help": text, "choices": list(choices)} if choices else {"help": text}
+
+
+@dataclass
+class ModelArguments:
+    """Which base model, and where its parts come from."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata=_says('The base model: a Hugging Face name, a folder, or "seedling" (the embedded one).')
+    )
+    config_name: str | None = field(default=None, metadata=_says("Name or folder of the config, if it lies elsewhere."))
+    tokenizer_name: str | None = field(
+        default=None, metadata=_says("Name or folder of the tokenizer, if it lies elsewhere.")
+    )
+    cache_dir: str | None = field(default=None, metadata=_says("Folder for downloaded models."))
+    use_fast_tokenizer: bool = field(default=True, metadata=_says("Kept for old recipes: tokenizers are always fast."))
+    model_revision: str = field(default="main", metadata=_says("Branch, tag or commit of the model on the hub."))
+    token: str | None = field(
+        default=None,
+        repr=False,
+        metadata=_says("Access token for gated models. Better: `hf auth login`, or HF_TOKEN in the environment."),
+    )
+    use_auth_token: bool = field(default=False, metadata=_says("Kept for old recipes: see token."))
+    trust_remote_code: bool = field(
+        default=False, metadata=_says("Kept for old recipes: code from a model repository is never run.")
+    )
+
+
+@dataclass
+class DataArguments:
+    """Which rows, how they are split and how long they may be."""
+
+    dataset_name: str | None = field(default=None, metadata=_says("A data set of the Hugging Face hub, or a folder."))
+    dataset_config_name: str | None = field(
+        default=None, metadata=_says('Configuration of the data set, such as "3.0.0".')
+    )
+    train_file: str | None = field(
+        default=None, metadata=_says("Training rows: json, jsonl, csv, tsv, txt, parquet, or .gz of these.")
+    )
+    validation_file: str | None = field(default=None, metadata=_says("Rows for the evaluation loss during training."))
+    train_dir: str | None = field(default=None, metadata=_says("Kept for old recipes: image folders are not read."))
+    validation_dir: str | None = field(
+        default=None, metadata=_says("Kept for old recipes: image folders are not read.")
+    )
+    image_column: str = field(default="image", metadata=_says("Kept for old recipes: images are not read."))
+    caption_column: str = field(default="text", metadata=_says("Kept for old recipes: images are not read."))
+    max_seq_length: int = field(default=512, metadata=_says("Longest row in tokens, question and answer together."))
+    validation_split_percentage: int = field(
+        default=0, metadata=_says("Share of the training rows (in %) held back for evaluation without validation_file.")
+    )
+    overwrite_cache: bool = field(default=False, metadata=_says("Kept for old recipes: tokenised rows are not cached."))
+    pad_to_max_length: bool = field(default=False, metadata=_says("Pad every row to max_seq_length."))
+    max_train_samples: int | None = field(default=None, metadata=_says("Use at most this many training rows."))
+    max_eval_samples: int | None = field(default=None, metadata=_says("Use at most this many validation rows."))
+    keep_in_memory: bool = field(default=False, metadata=_says("Kept for old recipes: rows are always in memory."))
+    dataset_seed: int = field(default=42, metadata=_says("Seed of shuffles and splits of the rows."))
+    dataset_cache_directory: str | None = field(default=None, metadata=_says("Folder for downloaded data sets."))
+    dataset_concatenation: bool = field(default=False, metadata=_says("Pack several rows into one sequence."))
+    special_tokens: list[str] | None = field(default=None, metadata=_says("Tokens to add to the vocabulary."))
+    max_source_length: int = field(default=384, metadata=_says("Token budget of the prompt."))
+    max_target_length: int = field(default=128, metadata=_says("Token budget of the answer."))
+    num_beams: int = field(default=4, metadata=_says("Beams of the ROUGE evaluation."))
+    streaming: bool = field(default=False, metadata=_says("Read the data set while training."))
+    preprocessing_num_workers: int | None = field(default=None, metadata=_says("Processes for tokenising."))
+    test_file: str | None = field(default=None, metadata=_says("Held-out rows, scored before and after tuning."))
+
+
+@dataclass
+class FinetuningArguments:
+    """What is trained, and for which task."""
+
+    lora_rank: int = field(default=8, metadata=_says("Rank of the LoRA matrices."))
+    lora_alpha: int = field(default=16, metadata=_says("Scale of the LoRA update: it is multiplied by alpha / rank."))
+    lora_dropout: float = field(default=0.05, metadata=_says("Dropout before the LoRA matrices."))
+    lora_target_modules: list[str] | None = field(
+        default=None, metadata=_says("Names of the modules that get LoRA; null: the usual ones of the model family.")
+    )
+    lora_all_linear: bool = field(default=False, metadata=_says("LoRA on every linear layer except the output layer."))
+    adapter_layers: int = field(default=30, metadata=_says("llama_adapter: number of layers with an adapter."))
+    adapter_len: int = field(default=10, metadata=_says("llama_adapter: length of the adapter prompt."))
+    num_virtual_tokens: int = field(default=10, metadata=_says("ptun, prefix, prompt: number of virtual tokens."))
+    ptun_hidden_size: int = field(default=1024, metadata=_says("ptun: width of the prompt encoder."))
+    peft: str = field(default="lora", metadata=_says("Method of parameter-efficient tuning.", PEFT_METHODS))
+    train_on_inputs: bool = field(default=False, metadata=_says("Learn the question too, not only the answer."))
+    device: str = field(default="auto", metadata=_says("Where to train.", DEVICES))
+    task: str = field(default="completion", metadata=_says("What the rows teach.", TASKS))
+    eval_ppl: bool = field(default=True, metadata=_says("Report the perplexity beside the evaluation loss."))
+    do_lm_eval: bool = field(default=False, metadata=_says("Run lm-evaluation-harness after tuning."))
+    lm_eval_tasks: list[str] = field(
+        default_factory=lambda: ["truthfulqa_mc", "lambada_openai"], metadata=_says("Tasks of lm-evaluation-harness.")
+    )
+    qlora: bool = field(default=False, metadata=_says("LoRA on a base quantised to `bits`."))
+    double_quant: bool = field(default=True, metadata=_says("qlora: quantise the quantisation constants too."))
+    quant_type: str = field(default="nf4", metadata=_says("qlora: number format.", ("nf4", "fp4")))
+    bits: int = field(
+        default=4, metadata=_says("qlora: 4 or 8. full_finetune: 16 or 32 (bits of the weights); 4 stands for unset.")
+    )
+    full_finetune: bool = field(default=False, metadata=_says("Train all weights instead of an adapter."))
+
+
+@dataclass
+class EvaluationArguments:
+    """How the held-out rows of `data.test_file` are scored."""
+
+    metric: Literal["auto", "exact_match", "rouge", "contains", "unit_tests", "none"] = field(
+        default="auto",
+        metadata=_says(
+            "Score of the generated answers. auto: exact_match for completion, rouge for summarization, "
+            "contains for chat, unit_tests for code-generation."
+        ),
+    )
+    before_tuning: bool = field(default=True, metadata=_says("Score the base model too, to show the difference."))
+    max_samples: int | None = field(default=None, metadata=_says("Score at most this many rows; null: all."))
+    max_new_tokens: int = field(default=128, metadata=_says("Longest answer in tokens."))
+    batch_size: int = field(default=32, metadata=_says("Answers generated at the same time."))
+    show_samples: int = field(default=3, metadata=_says("Questions with answers printed at the end."))
+    timeout_s: float = field(default=5.0, metadata=_says("unit_tests: seconds one answer may run."))
+
+
+@dataclass
+class ServingArguments:
+    """How the tuned model answers unless a request says otherwise; stored with the run."""
+
+    system_prompt: str | None = field(default=None, metadata=_says("System message of every conversation."))
+    temperature: float = field(default=0.1, metadata=_says("Higher is more varied."))
+    top_k: int = field(default=40, metadata=_says("Sample among the k likeliest tokens; 0: no limit."))
+    top_p: float = field(default=0.75, metadata=_says("Sample among the likeliest tokens that sum up to this share."))
+    repetition_penalty: float = field(default=1.1, metadata=_says("Above 1: repeated tokens become less likely."))
+    max_new_tokens: int = field(default=256, metadata=_says("Longest answer in tokens."))
+    do_sample: bool = field(default=True, metadata=_says("false: always the likeliest token."))
+    stop: list[str] = field(default_factory=list, metadata=_says("Texts that end an answer."))
+    seed: int | None = field(default=None, metadata=_says("Seed of the sampling; null: a new one each time."))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainArguments:
+    """Shape, length and speed of a pretraining; all required, see recipes/seedling.yaml."""
+
+    output_dir: str
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    max_steps: int
+    tokens_per_batch: int
+    learning_rate: float
+    muon_learning_rate: float
+    weight_decay: float
+    warmup_steps: int
+    seed: int

@@ -1,0 +1,1 @@
+"""Rows from anywhere to token ids: `sources` reads, `formats` understands, `splits` divides, `tokenized` encodes."""

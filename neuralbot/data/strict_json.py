@@ -1,0 +1,157 @@
+"""JSON rows from text, read strictly: what Python's reader would let pass but no other would is refused with its place.
+
+Refused besides broken syntax: NaN and Infinity, a key that appears twice in one object, half characters (lone
+surrogates), numbers without end, nesting without end, rows that are no objects, rows over the size limit.
+
+Does not: open files (`sources`), know what columns mean.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from neuralbot.errors import DataError
+
+ROW_LIMIT_BYTES = 16 * 2**20
+EXCERPT = 80
+_MOST_DIGITS = 1000
+
+
+class Row(dict[str, Any]):
+    """A row that knows the line of its file (1-based; 0 where lines mean nothing, as in parquet)."""
+
+    line: int = 0
+
+
+def fail(where: Path | str, what: str, then: str, excerpt: str | None = None) -> NoReturn:
+    """Raise a DataError: place, what is wrong, the text there, what to do."""
+    shown = "" if excerpt is None else f"; it reads {excerpt.strip()[:EXCERPT]!r}"
+    raise DataError(f"{where}: {what}{shown}; {then}")
+
+
+def too_large(where: Path | str, excerpt: str) -> NoReturn:
+    limit = f"{ROW_LIMIT_BYTES // 2**20} MiB"
+    fail(where, f"the row is larger than {limit}", "take it out, or cut it into several rows", excerpt)
+
+
+def row_of_line(path: Path, number: int, line: str) -> Row:
+    """The object on one line of a jsonl file."""
+    line = line.rstrip()  # or a fault at its end would be placed in the next line
+    start = skip_blanks(line, 0)
+    value, end = parse(path, line, start, first_line=number)
+    rest = skip_blanks(line, end)
+    if rest < len(line):
+        where = f"{path}:{place(line, rest, number)}"
+        fail(where, "text after the end of the row", "put each object on its own line", line[rest:])
+    return _as_row(value, f"{path}:{number}", number)
+
+
+def rows_of_array(path: Path, text: str, start: int) -> Iterator[Row]:
+    """The objects of the list that begins at `start`, to the end of the text."""
+    at = skip_blanks(text, start + 1)
+    line, counted, number = 1, 0, 0
+    more = text[at : at + 1] != "]"
+    while more:
+        line, counted = line + text.count("\n", counted, at), at
+        value, end = parse(path, text, at)
+        number += 1
+        if end - at > ROW_LIMIT_BYTES:
+            too_large(f"{path}:{line}: row {number}", text[at : at + EXCERPT])
+        yield _as_row(value, f"{path}:{line}: row {number}", line)
+        at = skip_blanks(text, end)
+        more = text[at : at + 1] == ","
+        if not more and text[at : at + 1] != "]":
+            what = "a comma or ] is missing after this row" if at < len(text) else "the file ends inside the list"
+            fail(f"{path}:{place(text, at)}", f"invalid JSON: {what}", "mend it or save the file again", text[at:])
+        at = skip_blanks(text, at + 1) if more else at
+    rest = skip_blanks(text, at + 1)
+    if rest < len(text):
+        fail(f"{path}:{place(text, rest)}", "text after the end of the list", "take it out", text[rest:])
+
+
+def rows_of_object(path: Path, value: dict[str, Any]) -> Iterator[Row]:
+    """The rows of an object that holds one list of them, such as {"data": [...]}."""
+    lists = [key for key, inner in value.items() if isinstance(inner, list)]
+    if len(lists) != 1:
+        found = f"lists under {', '.join(map(repr, lists))}" if lists else "no list"
+        keys = ", ".join(map(repr, list(value)[:8]))
+        fail(path, f"is one object with {found} (its keys: {keys})", "expected a list of objects, one for each row")
+    for number, inner in enumerate(value[lists[0]], start=1):
+        yield _as_row(inner, f"{path}: {lists[0]}: row {number}", 0)
+
+
+def parse(path: Path, text: str, start: int, *, first_line: int = 1) -> tuple[Any, int]:
+    """The JSON value that begins at character `start`, and where it ends; `first_line` is the text's in its file."""
+    try:
+        value, end = _DECODER.raw_decode(text, start)
+    except json.JSONDecodeError as error:
+        line_start = text.rfind("\n", 0, error.pos) + 1
+        excerpt = text[max(line_start, error.pos - EXCERPT // 2) :].split("\n", 1)[0]
+        then = 'expected {"column": value, ...}: keys and texts in double quotes, commas between items'
+        fail(f"{path}:{place(text, error.pos, first_line)}", f"invalid JSON: {error.msg}", then, excerpt)
+    except (_NotStrict, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        where = f"{path}:{place(text, start, first_line)}"
+        fail(where, f"unusable JSON: {reason}", "mend or take out this row", text[start : start + EXCERPT])
+    if "\\ud" in text[start:end].lower():
+        _refuse_half_characters(path, text, start, first_line, value)
+    return value, end
+
+
+def place(text: str, at: int, first_line: int = 1) -> str:
+    """line:column of a character, both 1-based."""
+    return f"{first_line + text.count(chr(10), 0, at)}:{at - text.rfind(chr(10), 0, at)}"
+
+
+def skip_blanks(text: str, at: int) -> int:
+    while at < len(text) and text[at] in " \t\r\n":
+        at += 1
+    return at
+
+
+class _NotStrict(ValueError):
+    """JSON that Python's reader would take, but that cannot be trusted."""
+
+
+def _constant(name: str) -> NoReturn:
+    raise _NotStrict(f"{name} is not a JSON value")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise _NotStrict(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _NotStrict(f"the key {next(key for key in keys if keys.count(key) > 1)!r} appears twice in one object")
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer)
+
+
+def _refuse_half_characters(path: Path, text: str, start: int, first_line: int, value: object) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        name = f"\\u{ord(error.object[error.start]):04x}"
+        at = max(text.lower().find(name, start), start)
+        what = f"{name} is half a character (a lone surrogate)"
+        fail(f"{path}:{place(text, at, first_line)}", what, "take it out or write the whole pair", text[at : at + 40])
+
+
+def _as_row(value: object, where: str, line: int) -> Row:
+    if not isinstance(value, dict):
+        kind = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(type(value), "a number")
+        excerpt = json.dumps(value, ensure_ascii=False)
+        fail(where, f"the row is {kind}, not an object", 'expected {"column": value, ...}', excerpt)
+    row = Row(value)
+    row.line = line
+    return row

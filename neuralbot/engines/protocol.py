@@ -1,0 +1,139 @@
+"""What every engine offers: token ids in, token ids out, under one set of sampling values.
+
+The chatbot, the evaluation and the server only know this file, so an engine can be swapped without
+touching them. No torch here, and no text: stop strings are carried for the text side (textstream).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from neuralbot.errors import GenerationError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MAX_NEW_TOKENS = 32768
+GREEDY_BELOW = 1e-5  # dividing logits by less than this overflows; the pick is the largest logit anyway
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is picked. The defaults change nothing about the model: plain greedy decoding.
+
+    Raises GenerationError for a value out of its range.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0  # 0: no limit
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    max_new_tokens: int = 256
+    do_sample: bool = False
+    seed: int | None = None  # None: another answer each time
+    stop: tuple[str, ...] = ()
+    num_beams: int = 1
+    bad_words_ids: tuple[tuple[int, ...], ...] | None = None
+
+    def __post_init__(self) -> None:
+        _require(_real(self.temperature, 0, 100), "temperature", self.temperature, "a number from 0 to 100")
+        _require(_whole(self.top_k, 0), "top_k", self.top_k, "a whole number of at least 0 (0: no limit)")
+        _require(_positive(self.top_p, 1), "top_p", self.top_p, "a number above 0 and at most 1")
+        _require(
+            _positive(self.repetition_penalty, 100),
+            "repetition_penalty",
+            self.repetition_penalty,
+            "a number above 0 and at most 100 (1: no penalty)",
+        )
+        _require(
+            _whole(self.max_new_tokens, 1, MAX_NEW_TOKENS),
+            "max_new_tokens",
+            self.max_new_tokens,
+            f"a whole number from 1 to {MAX_NEW_TOKENS}",
+        )
+        _require(
+            self.seed is None or _whole(self.seed, 0, 2**63 - 1),
+            "seed",
+            self.seed,
+            "None or a whole number from 0 to 2**63 - 1",
+        )
+        _require(
+            isinstance(self.stop, tuple) and all(isinstance(text, str) and text for text in self.stop),
+            "stop",
+            self.stop,
+            "a tuple of strings, none of them empty",
+        )
+        _require(_whole(self.num_beams, 1, 64), "num_beams", self.num_beams, "a whole number from 1 to 64")
+        _require(
+            _are_words(self.bad_words_ids),
+            "bad_words_ids",
+            self.bad_words_ids,
+            "None or a tuple of tuples of token ids",
+        )
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most likely token is always taken."""
+        return not self.do_sample or self.temperature < GREEDY_BELOW
+
+
+class Engine(Protocol):
+    """A loaded model that answers prompts; safe to call from several threads at once."""
+
+    tokenizer: PreTrainedTokenizerBase
+    context_length: int | None  # tokens of prompt and answer together; None: no limit known
+
+    def stream(self, prompt_ids: list[int], sampling: Sampling) -> Iterator[int]:
+        """The answer's token ids, one by one; the end token is not yielded. Closing the iterator ends the work.
+
+        Raises GenerationError at once (not at the first token) for a prompt or value that cannot be used.
+        """
+        ...
+
+    def generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[list[int]]:
+        """The answers to several prompts, in their order: the same ids as `stream` gives for each."""
+        ...
+
+
+def token_budget(prompt_length: int, max_new_tokens: int, context_length: int | None) -> int:
+    """How many tokens may be generated: `max_new_tokens`, or what the context leaves.
+
+    Raises GenerationError when the prompt is empty or leaves no room for an answer.
+    """
+    if prompt_length == 0:
+        raise GenerationError("the prompt has no tokens: expected at least one; give a question or a start token")
+    if context_length is None:
+        return max_new_tokens
+    if prompt_length >= context_length:
+        raise GenerationError(
+            f"the prompt has {prompt_length} tokens, but the model reads at most {context_length} (answer included): "
+            "shorten the question, the system message or the history"
+        )
+    return min(max_new_tokens, context_length - prompt_length)
+
+
+def _require(fine: bool, name: str, value: object, expected: str) -> None:
+    if not fine:
+        raise GenerationError(f"{name}={value!r} cannot be used: expected {expected}")
+
+
+def _real(value: Any, least: float, most: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+def _positive(value: Any, most: float) -> bool:
+    return _real(value, 0, most) and value > 0
+
+
+def _whole(value: Any, least: int, most: int = 2**31 - 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _are_words(words: Any) -> bool:
+    if words is None:
+        return True
+    return isinstance(words, tuple) and all(
+        isinstance(word, tuple) and word and all(_whole(token, 0) for token in word) for word in words
+    )

@@ -1,0 +1,279 @@
+"""The reference engine: a short decoding loop over a transformers model with a key/value cache.
+
+Written out rather than `model.generate`, because a stream must stop the moment its reader does, and because
+rows of a batch must not influence one another. It decodes as `generate` does; a test holds the two together.
+It does not load models (modeling), render prompts (conversation) or see text: stop strings are cut by textstream.
+
+Shape letters: B rows still running, T tokens so far, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from neuralbot.conversation import end_token
+from neuralbot.engines.protocol import Sampling, token_budget
+from neuralbot.errors import GenerationError
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+Scores = Callable[[Tensor, Tensor], Tensor]  # (ids (B, T), logits (B, V)) -> logits (B, V)
+
+
+class TorchEngine:
+    """Answers prompts with a model in this process, on the device and in the precision the model has.
+
+    Streams of several threads take turns token by token. Generating switches the model to evaluation mode.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.context_length = context_length(model)
+        self.end_ids = end_token_ids(model, tokenizer)
+        self._lock = threading.Lock()
+        self._accepted = _forward_parameters(model)
+
+    def stream(self, prompt_ids: list[int], sampling: Sampling) -> Iterator[int]:
+        """The answer's ids, one by one. Raises GenerationError at once for a prompt or value it cannot use."""
+        if sampling.num_beams > 1:
+            raise GenerationError(
+                f"num_beams={sampling.num_beams}: beam search knows its answer only at the end, so it cannot be "
+                "streamed; use num_beams=1, or ask for the whole answer"
+            )
+        budget = self._budget(prompt_ids, sampling)
+        return (token for _, token in self._decode([prompt_ids], [budget], sampling))
+
+    def generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[list[int]]:
+        """The answers' ids in the order of `prompts`, decoded side by side.
+
+        Each row is what `stream` gives for it; float rounding may differ, so a near tie can fall the other way.
+        """
+        budgets = [self._budget(prompt, sampling) for prompt in prompts]
+        if sampling.num_beams > 1:
+            return [self._beams(prompt, budget, sampling) for prompt, budget in zip(prompts, budgets, strict=True)]
+        answers: list[list[int]] = [[] for _ in prompts]
+        for row, token in self._decode(prompts, budgets, sampling) if prompts else ():
+            answers[row].append(token)
+        return answers
+
+    def _budget(self, prompt_ids: Sequence[int], sampling: Sampling) -> int:
+        vocabulary = self.model.config.get_text_config().vocab_size
+        outside = [token for token in prompt_ids if not 0 <= token < vocabulary]
+        if outside:
+            raise GenerationError(f"prompt token {outside[0]} is outside the model's vocabulary of {vocabulary} tokens")
+        unknown = [token for word in sampling.bad_words_ids or () for token in word if token >= vocabulary]
+        if unknown:
+            raise GenerationError(f"bad_words_ids holds {unknown[0]}: the vocabulary ends at {vocabulary - 1}")
+        return token_budget(len(prompt_ids), sampling.max_new_tokens, self.context_length)
+
+    def _decode(
+        self, prompts: Sequence[Sequence[int]], budgets: list[int], sampling: Sampling
+    ) -> Iterator[tuple[int, int]]:
+        """Yields (row, token id) in the order of the tokens' steps; end tokens are left out."""
+        self.model.eval()
+        batch = _Batch(prompts, self.model, seed=None if sampling.greedy else sampling.seed)
+        scores = _scores(sampling, self.end_ids)
+        while batch.rows:
+            tokens = self._next_tokens(batch, scores, sampling.greedy)
+            keep = []
+            for place, (row, token) in enumerate(zip(batch.rows, tokens, strict=True)):
+                if token in self.end_ids:
+                    continue
+                yield row, token
+                budgets[row] -= 1
+                if budgets[row] > 0:
+                    keep.append(place)
+            batch.advance(tokens, keep)
+
+    # Entered anew for each token: inference mode left open between two tokens would leak into the reader's code.
+    @torch.inference_mode()
+    def _next_tokens(self, batch: _Batch, scores: Scores, greedy: bool) -> list[int]:
+        logits_BV = scores(batch.ids_BT, self._forward(batch))
+        if not bool(logits_BV.amax(dim=-1).isfinite().all()):
+            raise GenerationError(
+                "no token can be picked: the model's output is not a number (damaged weights, or a precision too low "
+                "for it), or bad_words_ids forbids every token"
+            )
+        return _likeliest(logits_BV) if greedy else _drawn(logits_BV, batch.generators)
+
+    def _forward(self, batch: _Batch) -> Tensor:
+        inputs: dict[str, Any] = {"input_ids": batch.fresh_ids(), "position_ids": batch.fresh_positions()}
+        inputs |= {"logits_to_keep": 1, "attention_mask": batch.mask_BT}
+        with self._lock:
+            output = self.model(
+                **{name: value for name, value in inputs.items() if name in self._accepted and value is not None},
+                past_key_values=batch.cache,
+                use_cache=True,
+            )
+        logits: Tensor = output.logits[:, -1].float()
+        return logits
+
+    @torch.inference_mode()
+    def _beams(self, prompt: list[int], budget: int, sampling: Sampling) -> list[int]:
+        ids_BT = torch.tensor([prompt], device=self.model.device)
+        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        chosen = {} if sampling.greedy else _sampling_values(sampling)
+        # `generate` draws from the global generator: it is lent for the call and put back.
+        with self._lock, torch.random.fork_rng(devices, enabled=not sampling.greedy):
+            if not sampling.greedy:
+                torch.random.manual_seed(_seed(sampling.seed))
+            self.model.eval()
+            output_BT = self.model.generate(
+                ids_BT,
+                attention_mask=torch.ones_like(ids_BT),
+                num_beams=sampling.num_beams,
+                max_new_tokens=budget,
+                do_sample=not sampling.greedy,
+                repetition_penalty=float(sampling.repetition_penalty),
+                bad_words_ids=[list(word) for word in sampling.bad_words_ids or ()] or None,
+                eos_token_id=sorted(self.end_ids) or None,
+                pad_token_id=prompt[0],
+                **chosen,
+            )
+        return _until_end(output_BT[0, len(prompt) :].tolist(), self.end_ids)
+
+
+class _Batch:
+    """The rows still running: their ids so far, the key/value cache, the padding mask, one generator a row."""
+
+    def __init__(self, prompts: Sequence[Sequence[int]], model: PreTrainedModel, seed: int | None) -> None:
+        from transformers import DynamicCache
+
+        longest = max(len(prompt) for prompt in prompts)
+        # A row is padded with its own first token: masked for attention, and no news to the repetition penalty.
+        padded = [[*[prompt[0]] * (longest - len(prompt)), *prompt] for prompt in prompts]
+        device = model.device
+        self.rows = list(range(len(prompts)))
+        self.ids_BT = torch.tensor(padded, device=device)
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        places = torch.arange(longest, device=device)
+        self.mask_BT: Tensor | None = None
+        if any(len(prompt) < longest for prompt in prompts):
+            self.mask_BT = (places >= (longest - lengths)[:, None]).long()
+        self.cache: DynamicCache = DynamicCache(config=model.config)
+        self.generators = [_generator(seed, device) for _ in prompts]
+        self._cached = 0
+
+    def fresh_ids(self) -> Tensor:
+        """(B, n) the ids the cache has not seen: the prompt first, later one token a row."""
+        return self.ids_BT[:, self._cached :]
+
+    def fresh_positions(self) -> Tensor | None:
+        """(B, n) their positions where rows are padded; None: counted from the cache."""
+        if self.mask_BT is None:
+            return None
+        return (self.mask_BT.cumsum(dim=1) - 1).clamp(min=0)[:, self._cached :]
+
+    @torch.inference_mode()
+    def advance(self, tokens: list[int], keep: list[int]) -> None:
+        """Appends one token to each row and drops the rows whose place is not in `keep`."""
+        self._cached = self.ids_BT.shape[1]
+        column = torch.tensor(tokens, device=self.ids_BT.device)[:, None]
+        self.ids_BT = torch.cat([self.ids_BT, column], dim=1)
+        if self.mask_BT is not None:
+            self.mask_BT = torch.cat([self.mask_BT, torch.ones_like(column)], dim=1)
+        if len(keep) < len(self.rows):
+            self._select(keep)
+
+    def _select(self, keep: list[int]) -> None:
+        self.rows = [self.rows[place] for place in keep]
+        self.generators = [self.generators[place] for place in keep]
+        if not keep:
+            return
+        index = torch.tensor(keep, device=self.ids_BT.device)
+        self.ids_BT = self.ids_BT[index]
+        self.mask_BT = None if self.mask_BT is None else self.mask_BT[index]
+        self.cache.batch_select_indices(index)
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """The most tokens the model reads at once, answer included; None where its config names no limit."""
+    config = model.config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokens that end an answer: the model's, the tokenizer's, and the one its chat template closes answers with.
+
+    The last one matters: Llama 3 and ChatML models end a turn with a token that is not always their eos.
+    """
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ids = [*configured] if isinstance(configured, list) else [configured]
+    ids.append(tokenizer.eos_token_id)
+    if tokenizer.chat_template:
+        ids.append(tokenizer.convert_tokens_to_ids(end_token(tokenizer)))
+    return frozenset(token for token in ids if token is not None)
+
+
+def _forward_parameters(model: PreTrainedModel) -> frozenset[str]:
+    """The names that the model's forward takes: older families know no `position_ids` or `logits_to_keep`."""
+    unwrapped: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return frozenset(inspect.signature(unwrapped.forward).parameters)
+
+
+def _scores(sampling: Sampling, end_ids: frozenset[int]) -> Scores:
+    """The chain that turns the model's logits into those a token is picked from, in the order `generate` uses."""
+    from transformers import (
+        LogitsProcessorList,
+        NoBadWordsLogitsProcessor,
+        RepetitionPenaltyLogitsProcessor,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    chain: Any = LogitsProcessorList()
+    if sampling.repetition_penalty != 1:
+        chain.append(RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty)))
+    if sampling.bad_words_ids:
+        chain.append(NoBadWordsLogitsProcessor([list(word) for word in sampling.bad_words_ids], sorted(end_ids)))
+    if not sampling.greedy:
+        chain.append(TemperatureLogitsWarper(float(sampling.temperature)))
+        if sampling.top_k:
+            chain.append(TopKLogitsWarper(sampling.top_k))
+        if sampling.top_p < 1:
+            chain.append(TopPLogitsWarper(float(sampling.top_p)))
+    scores: Scores = chain
+    return scores
+
+
+def _sampling_values(sampling: Sampling) -> dict[str, Any]:
+    return {"temperature": float(sampling.temperature), "top_k": sampling.top_k, "top_p": float(sampling.top_p)}
+
+
+def _likeliest(logits_BV: Tensor) -> list[int]:
+    return [int(token) for token in logits_BV.argmax(dim=-1)]
+
+
+def _drawn(logits_BV: Tensor, generators: list[torch.Generator]) -> list[int]:
+    """One token a row, drawn with the row's own generator: so a batch draws what a stream draws."""
+    shares_BV = logits_BV.softmax(dim=-1)
+    drawn = [torch.multinomial(row, 1, generator=own) for row, own in zip(shares_BV, generators, strict=True)]
+    return [int(token) for token in drawn]
+
+
+def _generator(seed: int | None, device: torch.device) -> torch.Generator:
+    generator = torch.Generator(device=device)
+    generator.manual_seed(_seed(seed))
+    return generator
+
+
+def _seed(seed: int | None) -> int:
+    return torch.Generator().seed() % 2**63 if seed is None else seed
+
+
+def _until_end(ids: list[int], end_ids: frozenset[int]) -> list[int]:
+    ends = [place for place, token in enumerate(ids) if token in end_ids]
+    return ids[: ends[0]] if ends else ids

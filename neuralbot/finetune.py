@@ -1,0 +1,401 @@
+"""`python -m neuralbot.finetune RECIPE`: a recipe goes in, a run folder comes out.
+
+The only place where the stages meet: recipe, machine, data, model, training, evaluation, run folder.
+Everything is checked before the run folder is made, so a mistake leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuralbot import hardware
+from neuralbot import recipe as recipes
+from neuralbot.command import run as run_command
+from neuralbot.progress import progress
+from neuralbot.recipe import Recipe
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+
+    from neuralbot.data.splits import Splits
+    from neuralbot.data.tokenized import Tokenized
+    from neuralbot.evaluation.evaluate import Evaluation
+    from neuralbot.training.run_folder import RunFolder
+    from neuralbot.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What a run made: its folder, the scores before and after, the losses, and the seconds each stage took."""
+
+    run_dir: Path
+    before: Evaluation | None
+    after: Evaluation | None
+    metrics: dict[str, float]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a run needs and that can fail because of a user's mistake, made before anything is written."""
+
+    recipe: Recipe
+    plan: hardware.Plan
+    tokenizer: PreTrainedTokenizerBase
+    prompt_style: str
+    splits: Splits
+    train: Tokenized
+    validation: Tokenized | None
+    model: PreTrainedModel
+    notices: tuple[str, ...]
+
+
+class Stopwatch:
+    """Seconds per named stage, by the monotonic clock."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, stage: str) -> None:
+        now = time.monotonic()
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + now - self._last, 3)
+        self._last = now
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    return run_command(lambda: _command(arguments), debug=arguments.debug)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m neuralbot.finetune", description="Finetune a model by a recipe.")
+    parser.add_argument("recipe", help="path of a recipe, or the name of a shipped one (`neuralbot recipes list`)")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values that replace the recipe's")
+    parser.add_argument("--output-dir", metavar="DIR", help="run folder, instead of training.output_dir")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and the plan, then stop")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _command(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from neuralbot import modeling
+
+    console = Console(soft_wrap=True)
+    recipe = recipes.load(arguments.recipe, arguments.overrides, output_dir=arguments.output_dir)
+    if arguments.dry_run:
+        plan = _plan(recipe)
+        console.out(recipes.dump(recipe), end="", highlight=False)
+        console.out(f"# plan: {plan.describe()}", highlight=False)
+        for notice in recipe.notices:
+            console.out(f"# note: {notice}", highlight=False)
+        return 0
+    modeling.hide_loading_bars()
+    run(recipe, console)
+    return 0
+
+
+def run(recipe: Recipe, console: Console | None = None) -> FinetuneResult:
+    """Finetune by `recipe` and write the run folder `recipe.training["output_dir"]`.
+
+    Raises: DataError, ModelError, ResourceError and RunFolderError before anything is written;
+    TrainingDiverged when the loss stops being a number.
+    """
+    from rich.console import Console
+
+    from neuralbot.training import run_folder
+
+    console = console or Console()
+    watch = Stopwatch()
+    run_folder.check(Path(recipe.training["output_dir"]), overwrite=recipe.overwrite_output_dir)
+    prepared = prepare(recipe, console)
+    watch.lap("prepare")
+    folder = run_folder.create(
+        Path(recipe.training["output_dir"]),
+        recipe_text=recipes.dump(recipe),
+        manifest=_manifest(prepared),
+        serving=asdict(recipe.serving),
+        overwrite=recipe.overwrite_output_dir,
+    )
+    for notice in folder.notices:
+        console.print(f"note: {notice}", highlight=False)
+    with folder:
+        before = None
+        if recipe.evaluation.before_tuning:
+            before = _evaluate(prepared, prepared.model, "before tuning", console)
+            watch.lap("evaluate_before")
+        trainer, losses = _train(prepared, folder, console)
+        watch.lap("train")
+        after = _evaluate(prepared, _tuned(trainer, prepared), "after tuning", console)
+        watch.lap("evaluate_after")
+        metrics = _metrics(trainer, losses, recipe.finetuning.eval_ppl)
+        _write_results(folder, before, after, metrics, recipe.finetuning.task)
+        _finish(folder, watch)
+    result = FinetuneResult(folder.path, before, after, metrics, watch.seconds)
+    _summary(result, recipe.evaluation.show_samples, console)
+    return result
+
+
+def _plan(recipe: Recipe) -> hardware.Plan:
+    return hardware.plan(hardware.probe(), bf16=recipe.training.get("bf16"), device=recipe.finetuning.device)
+
+
+def prepare(recipe: Recipe, console: Console) -> Prepared:
+    """Load and check everything a run needs; writes nothing."""
+    from neuralbot import conversation, modeling
+    from neuralbot.data import splits as data_splits
+    from neuralbot.data.tokenized import tokenize
+    from neuralbot.engines.torch_engine import context_length
+
+    plan = _plan(recipe)
+    plan.apply()
+    console.print(f"[bold]neuralbot[/bold] {recipe.source}: {plan.describe()}", highlight=False)
+    task, model_args, data = recipe.finetuning.task, recipe.model, recipe.data
+    tokenizer = modeling.load_tokenizer(
+        model_args.tokenizer_name or model_args.model_name_or_path or "",
+        revision=model_args.model_revision, token=model_args.token, cache_dir=model_args.cache_dir,
+    )  # fmt: skip
+    style = conversation.ensure_chat_template(tokenizer, task)
+    splits = data_splits.load_splits(data, task, do_eval=recipe.evaluates, token=model_args.token)
+    model = _load_model(recipe, plan)
+    length = min(data.max_seq_length, context_length(model) or data.max_seq_length)
+    train = tokenize(splits.train, tokenizer, length, recipe.finetuning.train_on_inputs, where="training rows")
+    validation = None
+    if splits.validation:
+        validation = tokenize(
+            splits.validation, tokenizer, length, recipe.finetuning.train_on_inputs, where="validation rows"
+        )
+    notices = (
+        *recipe.notices,
+        *splits.notices,
+        *train.notices,
+        *(validation.notices if validation else ()),
+        *plan.notices,
+    )
+    for line in (*splits.detected, *(f"note: {notice}" for notice in notices)):
+        console.print(line, highlight=False, markup=False)
+    console.print(_data_line(splits, train, style), highlight=False)
+    return Prepared(recipe, plan, tokenizer, style, splits, train, validation, model, notices)
+
+
+def _data_line(splits: Splits, train: Tokenized, style: str) -> str:
+    tokens, targets = _token_counts(train)
+    return (
+        f"{len(train.rows):,} training rows ({tokens:,} tokens, {targets / tokens:.0%} of them trained on), "
+        f"{len(splits.validation):,} validation, {len(splits.test):,} test; prompt style: {style}"
+    )
+
+
+def _token_counts(train: Tokenized) -> tuple[int, int]:
+    """Tokens in all rows, and those that are trained on."""
+    tokens = sum(len(row["input_ids"]) for row in train.rows)
+    return tokens, sum(label != -100 for row in train.rows for label in row["labels"])
+
+
+def _load_model(recipe: Recipe, plan: hardware.Plan) -> PreTrainedModel:
+    import torch
+
+    from neuralbot import modeling
+
+    # Full finetuning keeps its weights in fp32 (autocast computes in bf16): bf16 weights would swallow small steps.
+    dtype = torch.float32 if recipe.finetuning.full_finetune else plan.torch_dtype()
+    args = recipe.model
+    model = modeling.load_base(
+        args.model_name_or_path or "", dtype, revision=args.model_revision, token=args.token, cache_dir=args.cache_dir
+    )
+    if plan.device == "cpu" and recipe.data.max_seq_length <= SHORT_ROW:
+        model.set_attn_implementation("eager")
+    return model
+
+
+# Up to this many tokens a row, plain matrix products train faster on a CPU than the fused attention, whose
+# backward pass takes up to five times as long in bf16 (benchmarks/attention.py).
+SHORT_ROW = 256
+
+
+def _training_arguments(prepared: Prepared) -> TrainingArguments:
+    from transformers import TrainingArguments
+
+    ours = _OURS | {"bf16": prepared.plan.dtype == "bfloat16", "use_cpu": prepared.plan.device == "cpu"}
+    return TrainingArguments(**{"report_to": "none", **prepared.recipe.training, **ours})
+
+
+# Values that differ from the library's defaults, each for one reason.
+_OURS: dict[str, Any] = {
+    "disable_tqdm": True,  # neuralbot shows its own progress
+    "save_only_model": True,  # optimizer files of the library are pickles
+    "logging_nan_inf_filter": False,  # a bad loss stops the run, it is not averaged away
+    "remove_unused_columns": False,  # rows hold exactly what the collator reads
+    "dataloader_pin_memory": False,  # means nothing on a CPU and warns there
+}
+
+
+def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Trainer, dict[str, float]]:
+    """Add the adapter, train with progress, and leave the best weights in memory and in the run folder.
+
+    Returns the trainer and the losses: on the training rows, and held out before and after.
+    """
+    from neuralbot.training import adapter
+    from neuralbot.training.trainer import MetricsCallback, ProgressCallback, build_trainer
+
+    recipe, model = prepared.recipe, prepared.model
+    arguments = _training_arguments(prepared)
+    if not recipe.finetuning.full_finetune:
+        model = adapter.add_lora(model, recipe.finetuning, seed=arguments.seed)
+    trained, total = adapter.trainable_parameters(model)
+    folder.update_manifest(trainable_parameters=trained)
+    console.print(f"training {trained:,} of {total:,} parameters ({trained / total:.1%})", highlight=False)
+    trainer = build_trainer(
+        model, prepared.tokenizer, arguments, prepared.train, prepared.validation,
+        pad_to=recipe.data.max_seq_length if recipe.data.pad_to_max_length else None,
+        early_stopping_patience=recipe.early_stopping_patience,
+    )  # fmt: skip
+    trainer.add_callback(MetricsCallback(trainer, folder.log))
+    losses: dict[str, float] = {}
+    if prepared.validation:
+        losses["eval_loss_before"] = trainer.evaluate()["eval_loss"]
+    with progress(console, "training") as report:
+        trainer.add_callback(ProgressCallback(report))
+        losses["train_loss"] = trainer.train().training_loss
+    if prepared.validation:
+        losses["eval_loss"] = trainer.evaluate()["eval_loss"]
+    trainer.save_model(str(folder.path))
+    return trainer, losses
+
+
+def _evaluate(prepared: Prepared, model: PreTrainedModel, when: str, console: Console) -> Evaluation | None:
+    """Score `model` on the test rows by greedy answers; None where there is nothing to score."""
+    from neuralbot.engines.torch_engine import TorchEngine
+    from neuralbot.evaluation.evaluate import evaluate
+
+    settings, rows = prepared.recipe.evaluation, prepared.splits.test
+    if not rows or settings.metric == "none":
+        return None
+    engine = TorchEngine(model, prepared.tokenizer)
+    with progress(console, f"evaluating {when}") as report:
+        evaluation = evaluate(engine, rows, settings, prepared.recipe.finetuning.task, on_progress=report)
+    console.print(f"{when}: {evaluation.describe()}", highlight=False)
+    for notice in evaluation.notices:
+        console.print(f"note: {notice}", highlight=False)
+    return evaluation
+
+
+def _tuned(trainer: Trainer, prepared: Prepared) -> PreTrainedModel:
+    """The trained model as serving will load it: the adapter merged, in the plan's dtype."""
+    from neuralbot import modeling
+
+    return modeling.merged(trainer.accelerator.unwrap_model(trainer.model), prepared.plan.torch_dtype())
+
+
+def _manifest(prepared: Prepared) -> dict[str, Any]:
+    """What the run folder's manifest says before step 1; versions, commit and times are added there."""
+    from neuralbot import modeling
+    from neuralbot.training.provenance import weights_sha256
+
+    recipe, splits, train = prepared.recipe, prepared.splits, prepared.train
+    name = recipe.model.model_name_or_path or ""
+    tokens, targets = _token_counts(train)
+    return {
+        "name": Path(recipe.training["output_dir"]).name,
+        "task": recipe.finetuning.task,
+        "method": "full" if recipe.finetuning.full_finetune else "lora",
+        "base_model": {
+            "name": name,
+            "parameters": prepared.model.num_parameters(),
+            "weights_sha256": weights_sha256(Path(modeling.resolve_model(name))),
+        },
+        "prompt_style": prepared.prompt_style,
+        "data": {
+            "fingerprint": splits.fingerprint,
+            "rows": {"train": len(train.rows), "validation": len(splits.validation), "test": len(splits.test)},
+            "tokens": {"train": tokens, "targets": targets},
+        },
+        "hardware": asdict(prepared.plan.hardware),
+        "plan": {"device": prepared.plan.device, "dtype": prepared.plan.dtype, "threads": prepared.plan.threads},
+        "seed": recipe.training.get("seed", 42),
+        "notices": prepared.notices,
+    }
+
+
+def _write_results(
+    folder: RunFolder, before: Evaluation | None, after: Evaluation | None, result_metrics: dict[str, float], task: str
+) -> None:
+    from neuralbot.evaluation.evaluate import results_dict, sample_rows
+
+    folder.write_results(results_dict(task, before, after) | {"metrics": result_metrics})
+    if before or after:
+        folder.write_samples(sample_rows(before, after))
+
+
+def _finish(folder: RunFolder, watch: Stopwatch) -> None:
+    from neuralbot.training.model_card import write_model_card
+    from neuralbot.training.plot import plot_loss
+
+    plot_loss(folder.path)
+    watch.lap("report")
+    folder.finish(watch.seconds)
+    write_model_card(folder.path)
+
+
+def _metrics(trainer: Trainer, losses: dict[str, float], eval_ppl: bool) -> dict[str, float]:
+    """The losses, the perplexities of the held-out ones where `eval_ppl` asks for them, steps and tokens."""
+    from neuralbot.training.trainer import perplexity
+
+    found = dict(losses)
+    if eval_ppl and "eval_loss" in losses:
+        found |= {
+            "perplexity_before": perplexity(losses["eval_loss_before"]),
+            "perplexity": perplexity(losses["eval_loss"]),
+        }
+    return found | {
+        "steps": trainer.state.global_step,
+        "tokens": trainer.tokens,
+        "target_tokens": trainer.target_tokens,
+    }
+
+
+def _summary(result: FinetuneResult, shown: int, console: Console) -> None:
+    """What a person wants to know at the end: scores, a few held-out answers, and what to type next."""
+    from rich.markup import escape
+
+    from neuralbot.evaluation.evaluate import spread
+
+    total = sum(result.seconds.values())
+    console.print(f"\n[bold]{result.run_dir}[/bold] is ready after {total:.0f} s", highlight=False)
+    if "eval_loss" in result.metrics:
+        losses = result.metrics["eval_loss_before"], result.metrics["eval_loss"]
+        console.print(f"held-out loss {losses[0]:.3f} -> {losses[1]:.3f}", highlight=False)
+    for when, evaluation in (("before", result.before), ("after", result.after)):
+        if evaluation:
+            console.print(f"{when:>6}: {evaluation.describe()}", highlight=False)
+    for sample in spread(result.after.samples if result.after else (), shown):
+        console.print(f"\n[bold]question[/bold]  {escape(sample.prompt)}", highlight=False)
+        console.print(f"[bold]answer[/bold]    {escape(sample.answer)}", highlight=False)
+    console.print(f"\nchat with it: [bold]{_chat_command(result.run_dir)}[/bold]", highlight=False, soft_wrap=True)
+
+
+def _chat_command(run_dir: Path) -> str:
+    """What to type next, in a form that works in the shell this run was started from."""
+    here = shutil.which("neuralbot")
+    if here and Path(here).parent == Path(sys.executable).parent:
+        return f"neuralbot chat {shlex.quote(str(run_dir))}"
+    python = os.path.relpath(sys.executable)
+    python = sys.executable if python.startswith("..") else python
+    return f"{shlex.quote(python)} -m neuralbot chat {shlex.quote(str(run_dir))}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,336 @@
+"""Loads models: base -> adapter -> merge -> precision, in this one order.
+
+`seedling` is the model inside the package; any other name is a local folder or a Hugging Face name. Only safetensors
+are read and code that comes with a model is never run, whatever its files ask for. This module does not render
+prompts (conversation), generate (engines) or train (training).
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from neuralbot.arguments import ServingArguments
+from neuralbot.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SEEDLING = "seedling"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+SERVING = "serving.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to answer, with what was stored beside it."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    serving: dict[str, Any]  # the run's ServingArguments by name; empty where none are stored
+    base_name: str
+
+
+def prepare_transformers() -> None:
+    """Hide a torchvision that was not built for this torch; call before transformers is first imported.
+
+    Such a torchvision breaks `from transformers import Trainer`, and nothing here needs images.
+    """
+    if "torchvision" in sys.modules:
+        return
+    try:
+        vision = importlib.metadata.distribution("torchvision")
+        torch_version = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    release, _, build = torch_version.partition("+")
+    wanted = next((found[1] for line in vision.requires or () if (found := _TORCH_PIN.match(line))), release)
+    if vision.version.partition("+")[2] != build or wanted.partition("+")[0] != release:
+        sys.modules["torchvision"] = None  # type: ignore[assignment]  # import then raises ImportError
+
+
+def hide_loading_bars() -> None:
+    """Leave out transformers' bars for reading and writing weights; those for downloads stay. For commands."""
+    prepare_transformers()
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    enable_progress_bars()
+
+
+_TORCH_PIN = re.compile(r"torch\s*\(?==\s*([\w.+]+)")
+
+
+def resolve_model(name: str) -> str:
+    """Where `name` is loaded from: the embedded model's folder, a local folder, or the hub name unchanged.
+
+    Raises ModelError for a path that is not there and for text that cannot be a hub name.
+    """
+    if name == SEEDLING:
+        return str(Path(__file__).parent / SEEDLING)
+    path = Path(name).expanduser()
+    if name and path.is_dir():
+        return str(path.resolve())
+    if name and path.exists():
+        raise ModelError(f"{name} is a file: expected a folder with a model, {SEEDLING!r}, or a Hugging Face name")
+    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or (name.count("/") == 1 and path.parent.is_dir())
+    if is_path:
+        raise ModelError(f"there is no folder {name}{_nearest(path)}; expected a run folder or a model folder")
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", name):
+        raise ModelError(
+            f"{name!r} is no model: expected a run folder, a model folder, {SEEDLING!r}, or a Hugging Face name "
+            "such as mistralai/Mistral-7B-v0.1"
+        )
+    return name
+
+
+def load_tokenizer(
+    source: str, *, revision: str | None = None, token: str | None = None, cache_dir: str | None = None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model or run. Raises ModelError."""
+    prepare_transformers()
+    from transformers import AutoTokenizer
+
+    place = resolve_model(source)
+    folder = Path(place)
+    if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise ModelError(f"{place} has no tokenizer: expected one of {', '.join(TOKENIZER_FILES)} in it")
+    tokenizer: PreTrainedTokenizerBase = _loading(
+        f"the tokenizer of {source}",
+        lambda: AutoTokenizer.from_pretrained(
+            place, trust_remote_code=False, revision=revision or "main", token=token, cache_dir=cache_dir
+        ),
+    )
+    return tokenizer
+
+
+def load_base(
+    source: str,
+    dtype: torch.dtype,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | None = None,
+) -> PreTrainedModel:
+    """A causal language model with its weights in `dtype`, on the CPU, in evaluation mode.
+
+    Raises ModelError, also when a tensor is missing or has another shape than the config says.
+    """
+    prepare_transformers()
+    from transformers import AutoModelForCausalLM
+
+    place = resolve_model(source)
+    if Path(place).is_dir():
+        _check_folder(Path(place), source)
+    model, report = _loading(
+        f"the model {source}",
+        lambda: AutoModelForCausalLM.from_pretrained(
+            place,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            revision=revision or "main",
+            token=token,
+            cache_dir=cache_dir,
+            output_loading_info=True,
+        ),
+    )
+    # transformers fills missing tensors with random numbers and only warns: such a model answers nonsense.
+    if missing := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
+        raise ModelError(
+            f"the model {source} is incomplete: {len(missing)} tensors are missing or have another shape than its "
+            f"config.json says ({', '.join(missing[:10])}); get the model again"
+        )
+    loaded: PreTrainedModel = model.eval()
+    return loaded
+
+
+def load_for_chat(
+    source: str,
+    dtype: torch.dtype,
+    *,
+    peft_path: str | None = None,
+    tokenizer_source: str | None = None,
+    token: str | None = None,
+) -> LoadedModel:
+    """What a chatbot runs: a run folder (adapter or full), or a model with the adapter in `peft_path`, if given.
+
+    Adapters are merged into their base. The tokenizer is the one named, else the adapter's, else the model's.
+    Raises ModelError.
+    """
+    place = resolve_model(source)
+    adapter = Path(resolve_model(peft_path)) if peft_path else None
+    base, revision = source, None
+    if (Path(place) / ADAPTER_CONFIG).is_file():
+        if adapter:
+            raise ModelError(f"{source} is an adapter: peft_path={peft_path} cannot go on top of it; give one of them")
+        adapter = Path(place)
+        base, revision = _base_of(adapter)
+    home = adapter or Path(place)
+    has_tokenizer = any((home / name).is_file() for name in TOKENIZER_FILES)
+    tokenizer = load_tokenizer(tokenizer_source or (str(home) if has_tokenizer else base), token=token)
+    if adapter is None:
+        model = load_base(base, dtype, token=token)
+    else:
+        model = _with_adapter(adapter, base, dtype, revision, token)
+    return LoadedModel(model, tokenizer, _read_serving(home), base)
+
+
+def merged(model: PreTrainedModel | PeftModel, dtype: torch.dtype) -> PreTrainedModel:
+    """`model` without its adapter layers, their effect added to its weights, in `dtype`; changes `model` itself.
+
+    Merged because a separate adapter costs two more matrix products a layer and token; in fp32 because the sum is
+    small beside the weight, and bf16 would round much of it away before the one rounding at the end.
+    """
+    import torch
+    from peft import PeftModel
+
+    plain: Any = model
+    if isinstance(model, PeftModel):
+        plain = model.to(torch.float32).merge_and_unload()
+    result: PreTrainedModel = plain.to(dtype).eval()
+    return result
+
+
+def _with_adapter(
+    adapter: Path, base_name: str, dtype: torch.dtype, revision: str | None, token: str | None
+) -> PreTrainedModel:
+    import torch
+
+    if not (adapter / ADAPTER_CONFIG).is_file():
+        raise ModelError(f"{adapter} is no adapter: it has no {ADAPTER_CONFIG}")
+    if not (adapter / ADAPTER_WEIGHTS).is_file():
+        raise ModelError(f"the adapter in {adapter} has no {ADAPTER_WEIGHTS}{_pickle_advice(adapter)}")
+    try:
+        base = load_base(base_name, torch.float32, revision=revision, token=token)
+    except ModelError as error:
+        raise ModelError(f"the base of the adapter in {adapter} cannot be loaded: {error}") from error
+    return merged(_attach(base, adapter, base_name), dtype)
+
+
+def _attach(base: PreTrainedModel, adapter: Path, base_name: str) -> PeftModel:
+    """`base` with the adapter's layers; every tensor of the adapter finds its place, or ModelError."""
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+
+    what, mismatch = f"the adapter in {adapter}", f"the adapter in {adapter} does not fit the base {base_name}"
+    config = _loading(what, lambda: PeftConfig.from_pretrained(str(adapter)))
+    stored = _loading(what, lambda: _tensor_shapes(adapter / ADAPTER_WEIGHTS))
+    _fit_vocabulary(base, stored)
+    model = _loading(
+        mismatch, lambda: PeftModel.from_pretrained(base, str(adapter), config=config, torch_device="cpu"), says=""
+    )
+    if not hasattr(model, "merge_and_unload"):
+        raise ModelError(f"{what} is of the kind {config.peft_type.value}, which cannot be merged; LoRA adapters can")
+    # peft only warns about tensors that find no place, and would answer with the untuned base.
+    expected = {
+        name: list(tensor.shape)
+        for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()
+    }
+    whole = {name: list(tensor.shape) for name, tensor in model.state_dict().items()} | expected
+    wrong = {name for name, shape in expected.items() if stored.get(name) != shape}
+    wrong |= {name for name, shape in stored.items() if whole.get(name) != shape}
+    if wrong:
+        names = ", ".join(sorted(wrong)[:5])
+        raise ModelError(f"{mismatch}: {len(wrong)} tensors differ ({names}); give the base it was made for")
+    return model
+
+
+def _tensor_shapes(path: Path) -> dict[str, list[int]]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as tensors:
+        return {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+
+
+def _fit_vocabulary(base: PreTrainedModel, stored: dict[str, list[int]]) -> None:
+    """Give `base` as many token rows as an adapter that brings its own embeddings was trained with."""
+    embeddings = base.get_input_embeddings()
+    place = next(name for name, module in base.named_modules() if module is embeddings)
+    rows = next((shape[0] for name, shape in stored.items() if name.endswith(f"{place}.weight")), None)
+    if rows and rows != embeddings.weight.shape[0]:
+        base.resize_token_embeddings(rows, mean_resizing=False)
+
+
+def _base_of(adapter: Path) -> tuple[str, str | None]:
+    config = _read_json(adapter / ADAPTER_CONFIG)
+    name, revision = config.get("base_model_name_or_path"), config.get("revision")
+    if not isinstance(name, str) or not name:
+        raise ModelError(f"{adapter / ADAPTER_CONFIG} names no base model: set base_model_name_or_path in it")
+    # Stored as a path, so that plain peft finds it; the package may be installed elsewhere by now.
+    if Path(name).parts[-2:] == ("neuralbot", SEEDLING):
+        return SEEDLING, None
+    return name, revision if isinstance(revision, str) else None
+
+
+def _read_serving(folder: Path) -> dict[str, Any]:
+    path = folder / SERVING
+    if not path.is_file():
+        return {}
+    serving = _read_json(path)
+    known = {entry.name for entry in fields(ServingArguments)}
+    if unknown := sorted(serving.keys() - known):
+        raise ModelError(f"{path} has the unknown key {unknown[0]!r}; expected only {', '.join(sorted(known))}")
+    return serving
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read: {error}; expected a JSON object") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds a {type(content).__name__}: expected a JSON object")
+    return content
+
+
+def _check_folder(folder: Path, source: str) -> None:
+    if not (folder / "config.json").is_file():
+        hint = "rebuild it with `python -m neuralbot.pretrain recipes/seedling.yaml`" if source == SEEDLING else (
+            "expected a model folder (config.json, *.safetensors) or a finished run folder"
+        )  # fmt: skip
+        raise ModelError(f"{folder} has no config.json; {hint}")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"{folder} has no *.safetensors{_pickle_advice(folder)}")
+
+
+def _pickle_advice(folder: Path) -> str:
+    if not any(any(folder.glob(pattern)) for pattern in PICKLES):
+        return "; get the model again, or give another folder"
+    return (
+        ", only pickled weights, which can run code when opened and are refused; where you trust them, "
+        "load them once with transformers and write them anew with save_pretrained"
+    )
+
+
+def _nearest(path: Path) -> str:
+    if not path.parent.is_dir():
+        return ""
+    names = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f" (did you mean {path.parent / close[0]}?)" if close else ""
+
+
+def _loading(what: str, load: Callable[[], T], says: str = "cannot load ") -> T:
+    """`load()`, with whatever the libraries raise about a bad model turned into one ModelError."""
+    from safetensors import SafetensorError
+
+    try:
+        return load()
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, SafetensorError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(f"{says}{what}: {reason[:600]}") from error

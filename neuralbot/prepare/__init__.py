@@ -1,0 +1,1 @@
+"""Making data sets. Nothing here is needed to train on data that already exists."""

@@ -1,0 +1,117 @@
+"""loss.png: training and evaluation loss over the steps, with the learning rate in a small panel below.
+
+Reads metrics.jsonl, writes one picture. Uses matplotlib's object interface (no pyplot), so that no back end is
+chosen and no style is changed for the rest of the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuralbot.training.records import cannot_write, read_jsonl
+from neuralbot.training.run_folder import METRICS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PLOT = "loss.png"
+
+_INK, _SOFT, _GRID = "#22262b", "#6b7280", "#e5e7eb"
+_TRAIN, _TRAIN_RAW, _HELD_OUT, _RATE = "#2f6fb5", "#b4cde8", "#d1602f", "#6b7280"
+_SMOOTH_FROM = 40  # points from which on a running mean helps
+_APART = 0.08  # ends of lines closer than this share of the axis would write over each other
+
+Points = list[tuple[float, float]]
+
+
+def plot_loss(run_dir: Path) -> Path | None:
+    """Draws `loss.png` from `metrics.jsonl`; None, and no picture, if fewer than two losses were logged.
+
+    Raises RunFolderError if metrics.jsonl is missing or broken, or the picture cannot be written.
+    """
+    records = read_jsonl(run_dir / METRICS)
+    train, held_out, rate = (_points(records, key) for key in ("loss", "eval_loss", "learning_rate"))
+    if len(train) + len(held_out) < 2:
+        return None
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.4), dpi=160, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1)) if rate else (figure.subplots(), None)
+    _draw_losses(upper, train, held_out)
+    upper.set_title(f"{run_dir.resolve().name}: loss", loc="left", color=_INK, fontsize=11, fontweight="bold", pad=10)
+    if lower is not None:
+        _draw_rate(lower, rate)
+    upper.set_xlim(left=0)
+    (lower or upper).set_xlabel("step", color=_SOFT, fontsize=9)
+    try:
+        figure.savefig(run_dir / PLOT)
+    except OSError as error:
+        raise cannot_write(run_dir / PLOT, error) from error
+    return run_dir / PLOT
+
+
+def _points(records: Sequence[dict[str, Any]], key: str) -> Points:
+    """Steps and values; where a step was logged twice, the last one counts."""
+    found = {record["step"]: record[key] for record in records if record.get(key) is not None and "step" in record}
+    return sorted((float(step), float(value)) for step, value in found.items())
+
+
+def _draw_losses(axes: Axes, train: Points, held_out: Points) -> None:
+    mean = _smoothed(train) if len(train) >= _SMOOTH_FROM else train
+    if mean is not train:
+        axes.plot(*_columns(train), color=_TRAIN_RAW, linewidth=1.0)
+    axes.plot(*_columns(mean), color=_TRAIN, linewidth=1.8, solid_capstyle="round")
+    axes.plot(*_columns(held_out), color=_HELD_OUT, linewidth=1.8, marker="o", markersize=4, clip_on=False)
+    top = 1.05 * max(value for _, value in (*train, *held_out))
+    axes.set_ylim(min(0.0, *(value for _, value in (*train, *held_out))), top or 1.0)
+    axes.locator_params(axis="y", nbins=5)
+    _clean(axes)
+    shift = 0
+    if mean and held_out and abs(mean[-1][1] - held_out[-1][1]) < _APART * top:
+        shift = 6 if mean[-1][1] >= held_out[-1][1] else -6
+    _name_line(axes, mean, "training", _TRAIN, shift)
+    _name_line(axes, held_out, "held out", _HELD_OUT, -shift)
+
+
+def _draw_rate(axes: Axes, rate: Points) -> None:
+    axes.plot(*_columns(rate), color=_RATE, linewidth=1.2)
+    axes.fill_between(*_columns(rate), color=_RATE, alpha=0.12, linewidth=0)
+    top = max(value for _, value in rate)
+    axes.set_ylim(0, 1.1 * top or 1.0)
+    axes.set_yticks([0, top], labels=["0", f"{top:.2g}"])
+    axes.set_title("learning rate", loc="left", color=_SOFT, fontsize=9, pad=4)
+    _clean(axes)
+
+
+def _name_line(axes: Axes, line: Points, name: str, color: str, shift: int) -> None:
+    """The name and last value beside the end of a line, instead of a legend."""
+    if line:
+        axes.annotate(
+            f"{name} {line[-1][1]:.3f}", line[-1], xytext=(8, shift), textcoords="offset points", color=color,
+            fontsize=9, va="center", annotation_clip=False,
+        )  # fmt: skip
+
+
+def _smoothed(points: Points) -> Points:
+    """A centred running mean over about a twentieth of the points."""
+    reach = max(1, len(points) // 40)
+    values = [value for _, value in points]
+    windows = (values[max(0, place - reach) : place + reach + 1] for place in range(len(values)))
+    return [(step, sum(window) / len(window)) for (step, _), window in zip(points, windows, strict=True)]
+
+
+def _columns(points: Points) -> tuple[list[float], list[float]]:
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def _clean(axes: Axes) -> None:
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(_GRID)
+    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=_SOFT, labelsize=8, length=0)
+    axes.margins(x=0)

@@ -1,0 +1,141 @@
+"""The training loop: Hugging Face's Trainer, made to stop at the first bad loss and to write no pickle.
+
+Schedules, accumulation, evaluation, best-model keeping and distributed runs are the library's. Checkpoints hold
+weights only: the library's optimizer and argument files are pickles, which neuralbot neither writes nor reads.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+
+from neuralbot.data.tokenized import Tokenized
+from neuralbot.errors import TrainingDiverged
+from neuralbot.progress import Report
+
+Row = dict[str, list[int]]
+
+
+class Collator:
+    """Rows to one right-padded batch: input_ids, attention_mask and labels, each int64 (rows, longest row)."""
+
+    def __init__(self, pad_id: int, pad_to: int | None = None) -> None:
+        self.pad_id = pad_id
+        self.pad_to = pad_to
+
+    def __call__(self, rows: list[Row]) -> dict[str, torch.Tensor]:
+        length = self.pad_to or max(len(row["input_ids"]) for row in rows)
+
+        def padded(key: str, fill: int) -> torch.Tensor:
+            return torch.tensor([row[key] + [fill] * (length - len(row[key])) for row in rows])
+
+        ids, labels = padded("input_ids", self.pad_id), padded("labels", -100)
+        lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+        mask = (torch.arange(length)[None, :] < lengths[:, None]).long()
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+class Trainer(transformers.Trainer):  # type: ignore[misc]  # the library is not typed
+    """`transformers.Trainer` that counts tokens, stops at a loss that is not a number, and pickles nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.tokens = 0
+        self.target_tokens = 0
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        self.tokens += int(inputs["attention_mask"].sum())
+        self.target_tokens += int((inputs["labels"] != -100).sum())
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise TrainingDiverged(
+                f"the loss became {loss.item()} at step {self.state.global_step + 1}; that step changed no weight. "
+                "Lower training.learning_rate, or look for broken rows in data.train_file"
+            )
+        return loss
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        # The stock method also writes training_args.bin, a pickle.
+        target = Path(output_dir or self.args.output_dir)
+        target.mkdir(parents=True, exist_ok=True)
+        self.accelerator.unwrap_model(self.model).save_pretrained(target, state_dict=state_dict)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(target)
+
+
+class MetricsCallback(TrainerCallback):  # type: ignore[misc]
+    """Hands every logged value on as one flat record: step, epoch, time_s, tokens_per_s and what the Trainer logged."""
+
+    def __init__(self, trainer: Trainer, write: Any) -> None:
+        self.trainer = trainer
+        self.write = write
+        self.start = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.start = time.monotonic()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        elapsed = time.monotonic() - self.start
+        record: dict[str, Any] = {"step": state.global_step, "time_s": round(elapsed, 3), **(logs or {})}
+        if "loss" in record and elapsed > 0:
+            record["tokens_per_s"] = round(self.trainer.tokens / elapsed, 1)
+        self.write(record)
+
+
+class ProgressCallback(TrainerCallback):  # type: ignore[misc]
+    """Reports each step, with the last losses logged."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        self.note = ""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        logs = logs or {}
+        shown = [f"{name.replace('_', ' ')} {logs[name]:.3f}" for name in ("loss", "eval_loss") if name in logs]
+        self.note = ", ".join(shown) or self.note
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.report(state.global_step, state.max_steps, self.note)
+
+
+def build_trainer(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    arguments: TrainingArguments,
+    train: Tokenized,
+    validation: Tokenized | None,
+    *,
+    pad_to: int | None = None,
+    early_stopping_patience: int | None = None,
+) -> Trainer:
+    """A trainer over tokenized rows. `pad_to` pads every batch to that many tokens instead of its longest row."""
+    callbacks: list[TrainerCallback] = []
+    if early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience))
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=train.rows,
+        eval_dataset=validation.rows if validation else None,
+        data_collator=Collator(pad_id, pad_to),
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    trainer.remove_callback(transformers.trainer_callback.ProgressCallback)
+    return trainer
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss), infinite where the exponential overflows."""
+    return math.exp(loss) if loss < 700 else math.inf

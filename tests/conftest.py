@@ -1,0 +1,85 @@
+"""Shared by all tests: a throw-away tokenizer and a random model, built here in a second. Neither may be changed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+TINY_TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message.role + '|>\n' + message.content + '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+CORPUS = [
+    "Sort these words by the alphabet: pear, apple, fig. The answer is apple, fig, pear.",
+    "What is the capital of France? The capital of France is Paris, and the river there is the Seine.",
+    "def add(first, second):\n    return first + second\n\nassert add(1, 2) == 3",
+    "Anna has a red bag. Ben has a blue hat. Who has the red bag? Anna has it.",
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.",
+    "### Instruction:\nSummarize the highlights of this article.\n\n### Response:\nThe town opened a new library.",
+    "Monday Tuesday Wednesday Thursday Friday Saturday Sunday. Spring, summer, autumn and winter follow each other.",
+    "A gardener waters tomatoes every morning; a baker sells bread and cakes near the railway station.",
+    "My favorite color is green, I live in Bergen and work as a carpenter. Which city is my home? You live in Bergen.",
+    "for number in range(10):\n    print(number ** 2)\nwhile True:\n    break\n",
+] * 4
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Models this small are slower on two threads than on one."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE, about 600 tokens, <|system|> <|user|> <|assistant|> <|end|> and a chat template of them."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    roles = ["<|system|>", "<|user|>", "<|assistant|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["<|pad|>", "<|end|>", *roles],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(CORPUS, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token="<|end|>",
+        pad_token="<|pad|>",
+        extra_special_tokens=roles,
+        chat_template=TINY_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A random Llama of 2 layers, hidden size 64, context 512, in fp32; the same weights in every session."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=None,
+        eos_token_id=tiny_tokenizer.eos_token_id,
+        pad_token_id=tiny_tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return LlamaForCausalLM(config).eval()

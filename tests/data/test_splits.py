@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neuralbot.arguments import DataArguments
+from neuralbot.conversation import Conversation
+from neuralbot.data.splits import Splits, load_splits
+from neuralbot.errors import DataError
+
+
+def rows(start: int, stop: int) -> list[dict[str, str]]:
+    return [{"instruction": f"Question {number}", "output": f"Answer {number}"} for number in range(start, stop)]
+
+
+def write(path: Path, content: list[dict[str, Any]]) -> str:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in content))
+    return str(path)
+
+
+def questions(conversations: tuple[Conversation, ...]) -> list[str]:
+    return [row.turns[0].content for row in conversations]
+
+
+def held_back(path: Path, content: list[dict[str, Any]], *, percent: int = 20, seed: int = 42) -> Splits:
+    data = DataArguments(train_file=write(path, content), validation_split_percentage=percent, dataset_seed=seed)
+    return load_splits(data, "completion", do_eval=True)
+
+
+def test_three_files(tmp_path: Path) -> None:
+    names = [
+        write(tmp_path / f"{role}.jsonl", rows(start, start + 2)) for start, role in ((0, "a"), (2, "b"), (4, "c"))
+    ]
+    data = DataArguments(train_file=names[0], validation_file=names[1], test_file=names[2])
+    splits = load_splits(data, "completion", do_eval=True)
+    assert questions(splits.train) == ["Question 0", "Question 1"]
+    assert questions(splits.validation) == ["Question 2", "Question 3"]
+    assert questions(splits.test) == ["Question 4", "Question 5"]
+    assert splits.notices == ()
+    assert splits.fingerprint == {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in names}
+    assert splits.detected[0].startswith(f"{names[0]}: 2 rows, read as Alpaca rows")
+
+
+def test_validation_rows_are_held_back_by_question(tmp_path: Path) -> None:
+    content = rows(0, 500)
+    splits = held_back(tmp_path / "a.jsonl", content)
+    assert 70 < len(splits.validation) < 130
+    assert len(splits.train) + len(splits.validation) == 500
+    assert not set(questions(splits.train)) & set(questions(splits.validation))
+
+
+def test_rows_appended_later_move_none(tmp_path: Path) -> None:
+    before = held_back(tmp_path / "a.jsonl", rows(0, 200))
+    after = held_back(tmp_path / "a.jsonl", rows(0, 300))
+    assert questions(after.validation)[: len(before.validation)] == questions(before.validation)
+    assert questions(after.train)[: len(before.train)] == questions(before.train)
+
+
+def test_the_seed_decides_and_the_same_question_stays_together(tmp_path: Path) -> None:
+    content = [row | {"output": f"{row['output']} {way}"} for row in rows(0, 100) for way in "ab"]
+    first, again = (held_back(tmp_path / "a.jsonl", content) for _ in range(2))
+    other = held_back(tmp_path / "a.jsonl", content, seed=7)
+    assert first == again
+    assert questions(first.validation) != questions(other.validation)
+    assert not set(questions(first.train)) & set(questions(first.validation))
+    assert first.notices == ()
+
+
+def test_at_least_one_row_is_held_back_and_said(tmp_path: Path) -> None:
+    splits = held_back(tmp_path / "a.jsonl", rows(0, 10), percent=1)
+    assert (len(splits.train), len(splits.validation)) == (9, 1)
+    assert "data.validation_split_percentage=1 of 10 rows came to none: one is held back" in splits.notices
+
+
+def test_evaluation_without_rows_names_the_field(tmp_path: Path) -> None:
+    data = DataArguments(train_file=write(tmp_path / "a.jsonl", rows(0, 10)))
+    with pytest.raises(DataError, match=r"data\.validation_split_percentage is 0; set it to 1 to 99"):
+        load_splits(data, "completion", do_eval=True)
+    splits = load_splits(data, "completion", do_eval=False)
+    assert (len(splits.train), len(splits.validation)) == (10, 0)
+
+
+def test_one_row_cannot_be_divided(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="of 1 row leaves none to train on"):
+        held_back(tmp_path / "a.jsonl", rows(0, 1), percent=50)
+
+
+def test_limits_cut_and_say_when_they_ask_for_too_much(tmp_path: Path) -> None:
+    names = [write(tmp_path / "a.jsonl", rows(0, 10)), write(tmp_path / "b.jsonl", rows(10, 14))]
+    data = DataArguments(train_file=names[0], validation_file=names[1], max_train_samples=3, max_eval_samples=9)
+    splits = load_splits(data, "completion", do_eval=True)
+    assert (len(splits.train), len(splits.validation)) == (3, 4)
+    assert splits.notices == ("data.max_eval_samples=9, but there are only 4 rows: all are used",)
+    data.max_train_samples = 0
+    with pytest.raises(DataError, match=r"data\.max_train_samples is 0"):
+        load_splits(data, "completion", do_eval=True)
+
+
+def test_questions_in_two_splits_are_counted(tmp_path: Path) -> None:
+    names = [write(tmp_path / f"{start}.jsonl", rows(start, start + 10)) for start in (0, 7, 9)]
+    data = DataArguments(train_file=names[0], validation_file=names[1], test_file=names[2])
+    splits = load_splits(data, "completion", do_eval=True)
+    assert splits.notices == (
+        "3 of 10 validation rows ask what the train rows ask too: their scores may flatter",
+        "1 of 10 test rows ask what the train rows ask too: their scores may flatter",
+        "8 of 10 test rows ask what the validation rows ask too: their scores may flatter",
+    )
+
+
+def test_what_is_given_but_not_used_is_said(tmp_path: Path) -> None:
+    names = [write(tmp_path / "a.jsonl", rows(0, 10)), write(tmp_path / "b.jsonl", rows(10, 14))]
+    data = DataArguments(train_file=names[0], validation_file=names[1], validation_split_percentage=5)
+    assert "data.validation_split_percentage is not used" in load_splits(data, "completion", do_eval=True).notices[0]
+    notices = load_splits(data, "completion", do_eval=False).notices
+    assert notices == (f"data.validation_file {names[1]} is not read: evaluation is off (training.do_eval)",)
+
+
+def test_empty_answers_are_counted(tmp_path: Path) -> None:
+    name = write(tmp_path / "a.jsonl", [*rows(0, 299), {"instruction": "Q", "output": ""}])
+    splits = load_splits(DataArguments(train_file=name), "completion", do_eval=False)
+    assert len(splits.train) == 299
+    assert splits.notices == (f"{name}: 1 row of 300 left out, the answer is empty: {name}:300: row 300",)
+
+
+def test_a_row_with_other_columns_is_named(tmp_path: Path) -> None:
+    name = write(tmp_path / "a.jsonl", [*rows(0, 3), {"instruction": "Q", "outptu": "A"}])
+    with pytest.raises(DataError, match=r"a\.jsonl:4: row 4: column 'output' is missing; present.*'outptu'"):
+        load_splits(DataArguments(train_file=name), "completion", do_eval=False)
+
+
+def test_a_data_set_in_a_folder_gives_its_splits(tmp_path: Path) -> None:
+    for role, start in (("train", 0), ("validation", 50), ("test", 60)):
+        write(tmp_path / "set" / f"{role}.jsonl", rows(start, start + 10))
+    name, cache = str(tmp_path / "set"), str(tmp_path / "cache")
+    data = DataArguments(dataset_name=name, dataset_cache_directory=cache, max_train_samples=4)
+    splits = load_splits(data, "completion", do_eval=True)
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (4, 10, 10)
+    assert set(splits.fingerprint) == {f"{name}/train", f"{name}/validation", f"{name}/test"}
+    mine = write(tmp_path / "mine.jsonl", rows(80, 83))
+    splits = load_splits(
+        DataArguments(dataset_name=name, dataset_cache_directory=cache, test_file=mine), "completion", do_eval=False
+    )
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (10, 0, 3)
+
+
+def test_rows_are_held_back_from_all_of_a_data_set_before_it_is_limited(tmp_path: Path) -> None:
+    write(tmp_path / "set" / "train.jsonl", rows(0, 200))
+    data = DataArguments(
+        dataset_name=str(tmp_path / "set"),
+        dataset_cache_directory=str(tmp_path / "cache"),
+        max_train_samples=10,
+        validation_split_percentage=20,
+    )
+    splits = load_splits(data, "completion", do_eval=True)
+    assert (len(splits.train), len(splits.test)) == (10, 0)
+    assert len(splits.validation) > 20
+
+
+def test_no_training_rows_is_an_error(tmp_path: Path) -> None:
+    data = DataArguments(validation_file=write(tmp_path / "a.jsonl", rows(0, 3)))
+    with pytest.raises(DataError, match=r"give data\.train_file or data\.dataset_name"):
+        load_splits(data, "completion", do_eval=True)

@@ -1,0 +1,60 @@
+"""The shipped recipes really teach: a shortened run of two of them answers held-out rows that the base cannot.
+
+The full figures are in the README; these runs are a fraction of a recipe's length, so they ask for less.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from neuralbot import MixedPrecisionConfig, PipelineConfig, build_chatbot, finetune, hardware, recipe
+
+
+@pytest.fixture(autouse=True)
+def all_threads(one_thread: None) -> None:
+    hardware.plan(hardware.probe()).apply()
+
+
+def shortened(name: str, folder: Path, *overrides: str) -> finetune.FinetuneResult:
+    return finetune.run(recipe.load(name, overrides, output_dir=str(folder / name)))
+
+
+def test_code_recipe_learns_to_write_functions_that_pass(tmp_path: Path) -> None:
+    run = shortened("code", tmp_path, "training.max_steps=60", "evaluation.max_samples=60")
+    assert run.before is not None
+    assert run.after is not None
+    assert run.before.main_score <= 0.05
+    assert run.after.main_score >= 0.3
+    assert run.metrics["eval_loss"] < run.metrics["eval_loss_before"] / 2
+
+
+def test_chat_recipe_learns_to_remember(tmp_path: Path) -> None:
+    run = shortened("chat", tmp_path, "training.max_steps=60", "evaluation.max_samples=40")
+    assert run.after is not None
+    assert run.after.main_score >= 0.5
+    chatbot = build_chatbot(
+        PipelineConfig(model_name_or_path=str(run.run_dir), optimization_config=MixedPrecisionConfig())
+    )
+    history = [
+        {"role": "user", "content": "My name is Clara."},
+        {"role": "assistant", "content": chatbot.predict(query="My name is Clara.")},
+    ]
+    assert "Clara" in chatbot.predict(query="What is my name?", history=history)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [("alpaca", 0.10, 0.80), ("summarization", 1.0, 0.60), ("code", 0.05, 0.60), ("chat", 1.0, 0.80)],
+)
+def test_whole_recipe_reaches_its_goal(name: str, before: float, after: float, tmp_path: Path) -> None:
+    run = shortened(name, tmp_path)
+    assert run.before is not None
+    assert run.after is not None
+    assert run.after.n >= 200
+    assert run.before.main_score <= before
+    assert run.after.main_score >= after
+    if name == "summarization":
+        assert run.after.main_score >= run.before.main_score + 0.25

@@ -1,0 +1,245 @@
+"""The loop that asks and scores: which questions, in which batches, and what comes out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from neuralbot.arguments import EvaluationArguments
+from neuralbot.conversation import Conversation, Turn, encode_prompt
+from neuralbot.engines.protocol import Sampling
+from neuralbot.errors import DataError, GenerationError
+from neuralbot.evaluation.evaluate import (
+    Evaluation,
+    collect_questions,
+    evaluate,
+    resolve_metric,
+    results_dict,
+    sample_rows,
+    spread,
+)
+
+
+class TableEngine:
+    """Answers from a table by what stands in the prompt; notes the batches it got."""
+
+    context_length = None
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, table: dict[str, str]) -> None:
+        self.tokenizer = tokenizer
+        self.table = table
+        self.batches: list[list[int]] = []
+        self.sampling: Sampling | None = None
+
+    def stream(self, prompt_ids: list[int], sampling: Sampling) -> Any:
+        raise NotImplementedError
+
+    def generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[list[int]]:
+        self.sampling = sampling
+        texts = [self.tokenizer.decode(ids) for ids in prompts]
+        if any("refuse me" in text for text in texts):
+            raise GenerationError("the prompt is too long")
+        self.batches.append([len(ids) for ids in prompts])
+        return [self._answer(text) for text in texts]
+
+    def _answer(self, text: str) -> list[int]:
+        found = max(((text.rfind(key), answer) for key, answer in self.table.items()), default=(-1, ""))
+        ids: list[int] = self.tokenizer(found[1] if found[0] >= 0 else "", add_special_tokens=False)["input_ids"]
+        return ids
+
+
+def row(question: str, answer: str, **more: Any) -> Conversation:
+    return Conversation((Turn("user", question), Turn("assistant", answer)), **more)
+
+
+def chat(*pairs: tuple[str, str, str | None]) -> Conversation:
+    turns = [turn for ask, answer, _ in pairs for turn in (Turn("user", ask), Turn("assistant", answer))]
+    return Conversation((Turn("system", "Be kind."), *turns), expected=tuple(fact for *_, fact in pairs))
+
+
+ROWS = [row(f"question <{number:02}>{' long' * (number % 5)}", f"answer {number}") for number in range(10)]
+
+
+def test_exact_match_of_a_table(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    table = {f"<{number:02}>": f" answer {number}\n" if number < 7 else "no" for number in range(10)}
+    engine = TableEngine(tiny_tokenizer, table)
+    seen: list[tuple[int, int]] = []
+    settings = EvaluationArguments(batch_size=4, max_new_tokens=17)
+    found = evaluate(engine, ROWS, settings, "completion", on_progress=lambda done, total: seen.append((done, total)))
+    assert (found.metric, found.scores, found.n) == ("exact_match", {"exact_match": 0.7}, 10)
+    assert found.interval[0] < 0.7 < found.interval[1]
+    assert found.main_score == 0.7
+    assert "exact_match 0.700 (95 % interval" in found.describe() and "10 questions" in found.describe()
+    assert [sample.prompt for sample in found.samples] == [conversation.turns[0].content for conversation in ROWS]
+    assert [sample.answer for sample in found.samples] == list(table.values())
+    assert [sample.correct for sample in found.samples] == [1.0] * 7 + [0.0] * 3
+    assert found.samples[2].expected == "answer 2"
+    assert found.notices == ()
+    assert seen == [(4, 10), (8, 10), (10, 10)]
+    assert [len(batch) for batch in engine.batches] == [4, 4, 2]
+    lengths = [length for batch in engine.batches for length in batch]
+    assert lengths == sorted(lengths, reverse=True)
+    assert engine.sampling == Sampling(max_new_tokens=17)
+    assert engine.sampling.greedy
+
+
+def test_the_prompt_is_the_renderer_s(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    engine = TableEngine(tiny_tokenizer, {})
+    evaluate(engine, ROWS[3:4], EvaluationArguments(), "completion")
+    assert engine.batches == [[len(encode_prompt(tiny_tokenizer, ROWS[3].turns[:1]))]]
+
+
+def test_chat_asks_each_turn_with_a_fact_after_the_gold_history(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = [
+        chat(("I am Ann.", "Hello Ann.", None), ("my name? (1)", "You are Ann.", "Ann"), ("town? (2)", "Oslo", "Oslo")),
+        chat(("who is Bob? (3)", "A baker.", "baker")),
+        chat(("nothing expected", "well", None)),
+    ]  # fmt: skip
+    table = {"(1)": "Of course: Ann!", "(2)": "It is Rome.", "(3)": "a BAKER, I think"}
+    found = evaluate(TableEngine(tiny_tokenizer, table), rows, EvaluationArguments(), "chat")
+    assert (found.metric, found.n) == ("contains", 3)
+    assert [sample.correct for sample in found.samples] == [1.0, 0.0, 1.0]
+    assert [sample.expected for sample in found.samples] == ["Ann", "Oslo", "baker"]
+    history = "system: Be kind.\nuser: I am Ann.\nassistant: Hello Ann.\nuser: my name? (1)"
+    assert found.samples[0].prompt == history
+    assert found.samples[1].prompt.startswith(history + "\nassistant: You are Ann.\nuser: town?")
+    assert found.notices == ("1 of 3 test rows have no expected answer and were not scored",)
+
+
+def test_rouge_gives_all_four_scores(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = [row("text <1>", "the cat sat"), row("text <2>", "a dog ran")]
+    found = evaluate(
+        TableEngine(tiny_tokenizer, {"<1>": "the cat sat", "<2>": "no"}), rows, EvaluationArguments(), "summarization"
+    )
+    assert found.scores == {"rouge1": 0.5, "rouge2": 0.5, "rougeL": 0.5, "rougeLsum": 0.5}
+    assert found.main_score == 0.5
+
+
+def test_code_is_run(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    tests = "assert one() == 1"
+    rows = [row(f"write one <{number}>", "def one(): return 1", tests=tests) for number in range(3)]
+    rows.append(row("no tests", "x"))
+    right, wrong = "```python\ndef one():\n    return 1\n```", "def one():\n    return 2"
+    table = {"<0>": right, "<1>": wrong, "<2>": "while True: pass"}
+    seen: list[tuple[int, int]] = []
+    found = evaluate(
+        TableEngine(tiny_tokenizer, table), rows, EvaluationArguments(timeout_s=4.0), "code-generation",
+        on_progress=lambda done, total: seen.append((done, total)),
+    )  # fmt: skip
+    assert (found.metric, found.n) == ("unit_tests", 3)
+    assert found.scores == {"pass_at_1": pytest.approx(1 / 3)}
+    assert [sample.detail.split(":")[0] for sample in found.samples] == ["passed", "failed", "timeout"]
+    assert seen == [(3, 6), (4, 6), (5, 6), (6, 6)]
+    assert found.notices == ("1 of 4 test rows have no unit tests and were not scored",)
+
+
+def test_a_refused_prompt_costs_its_own_row_only(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = [*ROWS[:3], row("refuse me", "never")]
+    table = {f"<{number:02}>": f"answer {number}" for number in range(3)}
+    found = evaluate(TableEngine(tiny_tokenizer, table), rows, EvaluationArguments(), "completion")
+    assert found.scores == {"exact_match": 0.75}
+    assert [sample.answer for sample in found.samples] == ["answer 0", "answer 1", "answer 2", ""]
+    assert found.notices == (
+        "1 question could not be answered and scored 0; the first because: the prompt is too long",
+    )
+
+
+def test_max_samples_are_spread_over_the_rows(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    found = evaluate(TableEngine(tiny_tokenizer, {}), ROWS, EvaluationArguments(max_samples=4), "completion")
+    assert [sample.expected for sample in found.samples] == ["answer 0", "answer 2", "answer 5", "answer 7"]
+    assert spread("abc", None) == spread("abc", 5) == ["a", "b", "c"]
+    assert spread([], 3) == []
+
+
+def test_none_asks_nothing(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    engine = TableEngine(tiny_tokenizer, {})
+    found = evaluate(engine, ROWS, EvaluationArguments(metric="none"), "completion")
+    assert (found.n, found.scores, engine.batches) == (0, {}, [])
+    assert found.describe() == "nothing was scored"
+
+
+@pytest.mark.parametrize(
+    ("task", "conversation", "metric"),
+    [
+        ("completion", row("q", "a"), "exact_match"),
+        ("summarization", row("q", "a"), "rouge"),
+        ("chat", chat(("q", "a", "a")), "contains"),
+        ("chat", chat(("q", "a", None)), "rouge"),
+        ("code-generation", row("q", "a", tests="assert True"), "unit_tests"),
+        ("code-generation", row("q", "a"), "rouge"),
+    ],
+)
+def test_auto_is_resolved_by_task_and_by_what_the_rows_hold(task: str, conversation: Conversation, metric: str) -> None:
+    assert resolve_metric("auto", task, [conversation]) == metric
+    assert resolve_metric("exact_match", task, [conversation]) == "exact_match"
+
+
+def test_questions_of_other_metrics_are_the_last_turns() -> None:
+    rows = [chat(("a", "b", None), ("c", "d", "d")), Conversation((Turn("assistant", "plain text"),))]
+    (question,) = collect_questions(rows, "rouge")
+    assert (question.expected, question.conversation, len(question.turns)) == ("d", 0, 4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "metric", "message"),
+    [
+        ([], "auto", "no test rows"),
+        (ROWS, "unit_tests", r"none of the 10 test rows has unit tests"),
+        ([Conversation((Turn("assistant", "plain text"),))], "auto", "has an answer to compare with"),
+    ],
+)
+def test_nothing_to_score_is_a_data_error(
+    tiny_tokenizer: PreTrainedTokenizerBase, rows: list[Conversation], metric: Any, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        evaluate(TableEngine(tiny_tokenizer, {}), rows, EvaluationArguments(metric=metric), "completion")
+
+
+def test_results_and_samples_are_json_and_hold_both_sides(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    settings = EvaluationArguments()
+    before = evaluate(TableEngine(tiny_tokenizer, {}), ROWS, settings, "completion")
+    table = {f"<{number:02}>": f"answer {number}" for number in range(10)}
+    after = evaluate(TableEngine(tiny_tokenizer, table), ROWS, settings, "completion")
+    results = json.loads(json.dumps(results_dict("completion", before, after)))
+    assert (results["metric"], results["main_score"]) == ("exact_match", "exact_match")
+    assert results["before"]["scores"] == {"exact_match": 0.0}
+    assert results["after"]["scores"] == {"exact_match": 1.0}
+    assert (results["after"]["n"], results["after"]["interval"]) == (10, [1.0, 1.0])
+    rows = json.loads(json.dumps(sample_rows(before, after)))
+    assert len(rows) == 10
+    assert rows[3] == {
+        "prompt": "question <03> long long long", "expected": "answer 3",
+        "before": {"answer": "", "correct": 0.0, "detail": ""},
+        "after": {"answer": "answer 3", "correct": 1.0, "detail": ""},
+    }  # fmt: skip
+    assert sample_rows(None, after)[3]["before"] is None
+    assert sample_rows(None, None) == []
+    assert results_dict("chat", None, None)["after"] is None
+    assert results_dict("chat", None, Evaluation("none", {}, (0.0, 0.0), 0, 0.0))["after"] is None
+
+
+def test_with_the_torch_engine(tiny_model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    from neuralbot.engines.torch_engine import TorchEngine
+
+    engine = TorchEngine(tiny_model, tiny_tokenizer)
+    settings = EvaluationArguments(max_new_tokens=5, batch_size=3)
+    found = evaluate(engine, ROWS, settings, "completion")
+    assert found.n == 10
+    assert evaluate(engine, ROWS, settings, "completion").samples == found.samples
+    sampling = Sampling(max_new_tokens=5)
+    alone = [list(engine.stream(encode_prompt(tiny_tokenizer, one.turns[:1]), sampling)) for one in ROWS]
+    assert [sample.answer for sample in found.samples] == [
+        tiny_tokenizer.decode(ids, skip_special_tokens=True) for ids in alone
+    ]
+
+
+def test_importing_the_loop_loads_neither_torch_nor_transformers() -> None:
+    import subprocess
+    import sys
+
+    program = "import sys, neuralbot.evaluation.evaluate\nassert not {'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).resolve().parents[2], check=True, timeout=60)

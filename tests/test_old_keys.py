@@ -1,0 +1,156 @@
+"""Old keys are translated with one notice each; settings without effect are noted and dropped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neuralbot import recipe
+from neuralbot.errors import RecipeError
+from neuralbot.recipe import old_keys, support
+from neuralbot.recipe.loading import all_fields
+
+MINIMAL = "model:\n  model_name_or_path: seedling\ndata:\n  train_file: rows.json\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a file of rows."""
+    (tmp_path / "rows.json").write_text('[{"instruction": "a", "output": "b"}]')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def load(text: str, *overrides: str) -> recipe.Recipe:
+    Path("test.yaml").write_text(text, encoding="utf-8")
+    return recipe.load("test.yaml", overrides)
+
+
+# --- old keys ---
+
+OLD_KEYS = [
+    ("no_cuda", "true", {"use_cpu": True}),
+    ("evaluation_strategy", "epoch", {"eval_strategy": "epoch"}),
+    ("warmup_ratio", "0.1", {"warmup_steps": 0.1}),
+    ("per_gpu_train_batch_size", "3", {"per_device_train_batch_size": 3}),
+    ("per_gpu_eval_batch_size", "3", {"per_device_eval_batch_size": 3}),
+    ("group_by_length", "true", {"train_sampling_strategy": "group_by_length"}),
+    ("group_by_length", "false", {}),
+    ("adafactor", "true", {"optim": "adafactor"}),
+    ("include_tokens_per_second", "true", {"include_num_input_tokens_seen": "all"}),
+    ("ddp_backend", "ccl", {"ddp_backend": "gloo"}),
+    ("optim", "adamw_hf", {"optim": "adamw_torch"}),
+    ("overwrite_output_dir", "true", {}),
+    ("save_safetensors", "true", {}),
+    ("logging_dir", "logs", {}),
+    ("use_ipex", "true", {}),
+    ("jit_mode_eval", "true", {}),
+    ("push_to_hub_token", "hf_x", {}),
+    ("push_to_hub_model_id", "x", {}),
+    ("push_to_hub_organization", "x", {}),
+    ("include_inputs_for_metrics", "true", {}),
+    ("fsdp_min_num_params", "1", {}),
+    ("fsdp_transformer_layer_cls_to_wrap", "X", {}),
+    ("dispatch_batches", "true", {}),
+    ("split_batches", "true", {}),
+    ("fp16_backend", "auto", {}),
+    ("half_precision_backend", "auto", {}),
+    ("fp16_opt_level", "O1", {}),
+    ("use_mps_device", "true", {}),
+    ("use_legacy_prediction_loop", "true", {}),
+    ("past_index", "-1", {}),
+    ("mp_parameters", "x", {}),
+    ("tpu_num_cores", "8", {}),
+    ("tpu_metrics_debug", "true", {}),
+    ("ray_scope", "last", {}),
+]
+
+
+@pytest.mark.parametrize(("old", "value", "new"), OLD_KEYS)
+def test_old_training_keys_are_translated_with_one_notice(
+    folder: Path, old: str, value: str, new: dict[str, Any]
+) -> None:
+    loaded = load(
+        MINIMAL.replace("rows.json", "rows.json\n  validation_split_percentage: 5"), f"training.{old}={value}"
+    )
+    assert loaded.training == {"output_dir": "runs/test"} | new
+    assert len(loaded.notices) == 1
+    assert loaded.notices[0].startswith(f"command line: training.{old}: ")
+    assert loaded.overwrite_output_dir == (old == "overwrite_output_dir")
+
+
+def test_old_keys_table_is_complete() -> None:
+    tried = {old for old, _, _ in OLD_KEYS}
+    assert set(old_keys.TODAY) - tried == {"torchdynamo"}  # refused, see test_mistakes_recipe.py
+
+
+def test_slim_orca_is_chat(folder: Path) -> None:
+    loaded = load(MINIMAL + "finetuning:\n  task: SlimOrca\n")
+    assert loaded.finetuning.task == "chat"
+    assert loaded.notices == (
+        "test.yaml:6: finetuning.task: SlimOrca is now chat: the form of the rows is detected from their columns",
+    )
+
+
+def test_an_old_key_on_the_command_line_replaces_todays_key_in_the_file(folder: Path) -> None:
+    text = MINIMAL + "training:\n  train_sampling_strategy: group_by_length\n  use_cpu: false\n"
+    loaded = load(text, "training.no_cuda=true", "training.group_by_length=false")
+    assert loaded.training == {"use_cpu": True, "output_dir": "runs/test"}
+
+
+# --- notices ---
+
+
+def other_value(key: str) -> str:
+    """A value of the right type that is not the default, as it stands on a command line."""
+    section, _, name = key.partition(".")
+    field = all_fields()[section][name]
+    if "bool" in field.kinds:
+        return str(not field.default).lower()
+    if "str" in field.kinds:
+        return next(choice for choice in (*field.choices, "x") if choice != field.default)
+    if "list" in field.kinds:
+        return "[x]"
+    return "2" if field.kinds & {"int", "float"} else "{x: true}"
+
+
+@pytest.mark.parametrize("key", sorted(support.REFUSED))
+def test_what_nobody_reads_is_refused_with_the_reason(folder: Path, key: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(MINIMAL, f"{key}={other_value(key)}")
+    said = [str(problem) for problem in caught.value.problems]
+    assert len(said) == 1 and f"{key}: " in said[0]
+    assert said[0].endswith(f" cannot be honoured: {support.REFUSED[key]}")
+
+
+@pytest.mark.parametrize("key", sorted(support.NO_EFFECT))
+def test_settings_without_effect_are_noted_and_dropped(folder: Path, key: str) -> None:
+    loaded = load(MINIMAL, f"{key}={other_value(key)}")
+    assert len(loaded.notices) == 1 and f"{key}: has no effect: " in loaded.notices[0]
+    assert loaded == load(MINIMAL)
+
+
+@pytest.mark.parametrize("key", sorted(support.FIXED))
+def test_settings_that_neuralbot_fixes_are_noted_and_dropped(folder: Path, key: str) -> None:
+    fixed, _ = support.FIXED[key]
+    loaded = load(MINIMAL, f"{key}={str(not fixed).lower()}")
+    assert len(loaded.notices) == 1 and f"{key}: has no effect: " in loaded.notices[0]
+    assert loaded == load(MINIMAL)
+    assert load(MINIMAL, f"{key}={str(fixed).lower()}").notices == ()
+
+
+def test_settings_that_lose_against_another_are_noted(folder: Path) -> None:
+    loaded = load(
+        MINIMAL, "training.max_steps=5", "training.num_train_epochs=2", "finetuning.full_finetune=true",
+        "finetuning.lora_rank=4", "serving.do_sample=false", "serving.top_k=3",
+        "data.streaming=true", "finetuning.bits=16",
+    )  # fmt: skip
+    assert loaded.notices == (
+        "command line: finetuning.lora_rank: has no effect: finetuning.full_finetune is true",
+        "command line: serving.top_k: has no effect: serving.do_sample is false",
+        "command line: data.streaming: has no effect: it belongs to dataset_name, files are read in whole",
+        "command line: training.num_train_epochs: has no effect: max_steps is set",
+        "command line: finetuning.bits: 16: weights keep 32 bits, or small steps would be lost; bf16 computes in 16",
+    )

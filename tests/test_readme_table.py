@@ -1,0 +1,104 @@
+"""The README's table: made from result files, checked against them, the rest of the README untouched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import readme_table
+from neuralbot.training import run_folder
+
+README = "# neuralbot\n\ntext above\n\n<!-- results:begin -->\n<!-- results:end -->\n\ntext below é\n"
+
+
+def finished_run(path: Path, name: str, main: str, before: float | None, after: float) -> Path:
+    def result(value: float) -> dict[str, Any]:
+        return {"scores": {main: value, "other": 0.1}, "interval": [value - 0.01, value + 0.01], "n": 1200}
+
+    manifest = {
+        "name": name, "task": "completion", "base_model": {"name": "seedling"}, "data": {"rows": {"train": 17000}},
+        "hardware": {"cpu": "AMD EPYC", "isa": "avx512_bf16"}, "plan": {"dtype": "bfloat16", "threads": 2},
+        "versions": {"python": "3.11.7", "torch": "2.13.0"},
+    }  # fmt: skip
+    with run_folder.create(path / name, recipe_text="", manifest=manifest) as folder:
+        first = None if before is None else result(before)
+        folder.write_results({"metric": "m", "main_score": main, "before": first, "after": result(after)})
+        folder.finish({"prepare": 3.4, "train": 101.2})
+    return path / name
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "README.md").write_text(README)
+    (tmp_path / "results").mkdir()
+    return tmp_path
+
+
+def command(place: Path, *arguments: object) -> int:
+    options = ["--readme", place / "README.md", "--results", place / "results"]
+    return readme_table.main([str(part) for part in (*options, *arguments)])
+
+
+def test_export_update_check(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [
+        finished_run(place / "runs", "summarization", "rougeL", None, 0.65),
+        finished_run(place / "runs", "alpaca", "exact_match", 0.02, 0.871),
+    ]
+    assert command(place, "export", *runs) == 0
+    assert sorted(path.name for path in (place / "results").iterdir()) == [
+        "recipe-alpaca.json", "recipe-summarization.json",
+    ]  # fmt: skip
+    assert command(place, "check") == 1
+    assert "readme_table update" in capsys.readouterr().err
+    assert command(place, "update") == 0
+    assert command(place, "check") == 0
+    text = (place / "README.md").read_text()
+    assert text.startswith("# neuralbot\n\ntext above\n\n<!-- results:begin -->\n\n| recipe |")
+    assert text.endswith("<!-- results:end -->\n\ntext below é\n")
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    assert rows == [
+        "| `alpaca` | 1,200 | exact match | 2.0 % | **87.1 %** (86.1 % to 88.1 %) | 17,000 | 101 s | 105 s |",
+        "| `summarization` | 1,200 | ROUGE-L | not measured | **0.650** (0.640 to 0.660) | 17,000 | 101 s | 105 s |",
+    ]
+    assert text.count("Measured on AMD EPYC (avx512_bf16), 2 threads, bfloat16, python 3.11.7, torch 2.13.0") == 1
+    assert command(place, "update") == 0
+    assert (place / "README.md").read_text() == text
+
+
+def test_check_sees_an_edited_number(place: Path) -> None:
+    assert command(place, "export", finished_run(place / "runs", "alpaca", "exact_match", 0.02, 0.871)) == 0
+    assert command(place, "update") == 0
+    readme = place / "README.md"
+    readme.write_text(readme.read_text().replace("87.1", "97.1"))
+    assert command(place, "check") == 1
+
+
+def test_a_run_that_did_not_finish_or_has_no_scores_is_not_exported(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished_run(place / "runs", "alpaca", "exact_match", 0.02, 0.871)
+    results, manifest = (json.loads((run / name).read_text()) for name in ("results.json", "manifest.json"))
+    (run / "results.json").write_text(json.dumps({**results, "after": None}))
+    assert command(place, "export", run) == 4
+    assert "no scores after tuning" in capsys.readouterr().err
+    (run / "manifest.json").write_text(json.dumps({**manifest, "finished": False}))
+    assert command(place, "export", run) == 4
+    assert "did not finish" in capsys.readouterr().err
+    assert not list((place / "results").iterdir())
+
+
+@pytest.mark.parametrize("text", ["no markers", "<!-- results:begin -->\n", README + README])
+def test_a_readme_without_its_markers_is_refused(place: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(place, "export", finished_run(place / "runs", "alpaca", "exact_match", 0.02, 0.871)) == 0
+    (place / "README.md").write_text(text)
+    assert command(place, "update") == 2
+    assert "results:begin" in capsys.readouterr().err
+    assert (place / "README.md").read_text() == text
+
+
+def test_without_result_files_nothing_is_written(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(place, "update") == 2
+    assert "export a run first" in capsys.readouterr().err
