@@ -29,7 +29,7 @@ Row = dict[str, Any]
 
 def alpaca_row(rng: random.Random, split: Split) -> Row:
     task = skills.draw(rng, split)
-    return {"instruction": task.instruction, "input": task.input, "output": task.answer}
+    return {"instruction": task.instruction, "input": task.input, "output": task.output}
 
 
 def summarization_row(rng: random.Random, split: Split) -> Row:

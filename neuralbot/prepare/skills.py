@@ -31,7 +31,7 @@ LIST_WORDS: tuple[str, ...] = tuple(word for name, words in CATEGORIES.items() i
 
 @dataclass(frozen=True)
 class Task:
-    """One drawn task. `input` and `answer` are the same for pretraining (`skill`) and tuning (`instruction`)."""
+    """One drawn task. Pretraining sees `skill`, `input`, `answer`; tuning sees `instruction`, `input`, `output`."""
 
     family: str
     key: str
@@ -39,6 +39,11 @@ class Task:
     instruction: str
     input: str
     answer: str
+    sentence: str = ""  # the answer as tuning words it, where that is more than the answer
+
+    @property
+    def output(self) -> str:
+        return self.sentence or self.answer
 
 
 def split_of(key: str) -> Split:
@@ -89,7 +94,7 @@ def odd_one_out(rng: random.Random) -> Task:
             "One of these words does not fit. Which one?",
         )
     )
-    return Task("odd_one_out", _list(sorted(words)), "odd", ask, _list(words), odd)
+    return Task("odd_one_out", _list(sorted(words)), "odd", ask, _list(words), odd, f"The odd one out is {odd}.")
 
 
 def opposites(rng: random.Random) -> Task:
@@ -198,7 +203,8 @@ def lookup(rng: random.Random) -> Task:
     rows = [f"{person}: {thing}" for person, thing in zip(people, owned, strict=True)]
     wanted = rng.randrange(3)
     ask = rng.choice((f"What does {people[wanted]} have?", f"Which thing belongs to {people[wanted]}?"))
-    return Task("lookup", _list(sorted(rows)), f"thing of {people[wanted]}", ask, _list(rows), owned[wanted])
+    told = f"{people[wanted]} has the {owned[wanted]}."
+    return Task("lookup", _list(sorted(rows)), f"thing of {people[wanted]}", ask, _list(rows), owned[wanted], told)
 
 
 def sentence(rng: random.Random) -> Task:

@@ -30,18 +30,17 @@ def test_code_recipe_learns_to_write_functions_that_pass(tmp_path: Path) -> None
     assert run.metrics["eval_loss"] < run.metrics["eval_loss_before"] / 2
 
 
-def test_chat_recipe_learns_to_remember(tmp_path: Path) -> None:
-    run = shortened("chat", tmp_path, "training.max_steps=60", "evaluation.max_samples=40")
+def test_alpaca_recipe_learns_to_answer_what_it_never_saw(tmp_path: Path) -> None:
+    run = shortened("alpaca", tmp_path, "training.max_steps=200", "evaluation.max_samples=120")
+    assert run.before is not None
     assert run.after is not None
-    assert run.after.main_score >= 0.5
+    assert run.before.main_score <= 0.12
+    assert run.after.main_score >= 0.3
     chatbot = build_chatbot(
         PipelineConfig(model_name_or_path=str(run.run_dir), optimization_config=MixedPrecisionConfig())
     )
-    history = [
-        {"role": "user", "content": "My name is Clara."},
-        {"role": "assistant", "content": chatbot.predict(query="My name is Clara.")},
-    ]
-    assert "Clara" in chatbot.predict(query="What is my name?", history=history)
+    sample = next(sample for sample in run.after.samples if sample.correct)
+    assert chatbot.predict(query=sample.prompt) == sample.expected
 
 
 @pytest.mark.slow
