@@ -66,7 +66,7 @@ def prepare_transformers() -> None:
 def hide_loading_bars() -> None:
     """Leave out transformers' bars for reading and writing weights; those for downloads stay. For commands."""
     prepare_transformers()
-    from huggingface_hub.utils import enable_progress_bars
+    from huggingface_hub.utils.tqdm import enable_progress_bars
     from transformers.utils import logging
 
     logging.disable_progress_bar()
