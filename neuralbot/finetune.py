@@ -173,6 +173,8 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
     model = _load_model(recipe, plan)
     length = min(data.max_seq_length, context_length(model) or data.max_seq_length)
     train = tokenize(splits.train, tokenizer, length, recipe.finetuning.train_on_inputs, where="training rows")
+    if plan.device == "cpu" and _token_counts(train)[0] <= SHORT_ROW * len(train.rows):
+        model.set_attn_implementation("eager")
     validation = None
     if splits.validation:
         validation = tokenize(
@@ -213,17 +215,14 @@ def _load_model(recipe: Recipe, plan: hardware.Plan) -> PreTrainedModel:
     # Full finetuning keeps its weights in fp32 (autocast computes in bf16): bf16 weights would swallow small steps.
     dtype = torch.float32 if recipe.finetuning.full_finetune else plan.torch_dtype()
     args = recipe.model
-    model = modeling.load_base(
+    return modeling.load_base(
         args.model_name_or_path or "", dtype, revision=args.model_revision, token=args.token, cache_dir=args.cache_dir
     )
-    if plan.device == "cpu" and recipe.data.max_seq_length <= SHORT_ROW:
-        model.set_attn_implementation("eager")
-    return model
 
 
-# Up to this many tokens a row, plain matrix products train faster on a CPU than the fused attention, whose
-# backward pass takes up to five times as long in bf16 (benchmarks/attention.py).
-SHORT_ROW = 256
+# Up to this many tokens in the mean row, plain matrix products train faster on a CPU than the fused attention: two
+# to four times at 32 and 64 tokens, slower from 256 on (benchmarks/attention.py).
+SHORT_ROW = 128
 
 
 def _training_arguments(prepared: Prepared) -> TrainingArguments:

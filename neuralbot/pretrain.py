@@ -175,7 +175,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, recipe: PretrainArguments) -
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
     )
-    # On rows of some 50 tokens the fused attention takes five times as long as plain matrix products, in bf16.
+    # On rows of some 50 tokens the fused attention takes two to four times as long (benchmarks/attention.py).
     config._attn_implementation = "eager"
     return LlamaForCausalLM(config)
 
