@@ -105,13 +105,10 @@ class Plan:
 
 
 def plan(hardware: Hardware, *, bf16: bool | None = None, device: str = "auto") -> Plan:
-    """Choose dtype and threads. `bf16` None: as the processor can; True where it cannot: fp32, with a notice."""
+    """Choose dtype and threads. Without bf16 in the processor: fp32, with a notice unless `bf16` is False."""
     notices: tuple[str, ...] = ()
-    if bf16 and not hardware.has_bf16:
-        notices = (
-            f"training.bf16 is on, but this processor ({hardware.cpu}) has neither amx_bf16 nor avx512_bf16: "
-            "float32 is used, which is faster here",
-        )
+    if bf16 is not False and not hardware.has_bf16:
+        notices = (f"float32 is used: this processor ({hardware.cpu}) has neither amx_bf16 nor avx512_bf16",)
     use_bf16 = hardware.has_bf16 if bf16 is None else bf16 and hardware.has_bf16
     return Plan(
         device="cuda" if device == "cuda" else "cpu",
