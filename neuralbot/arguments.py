@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 TASKS = ("completion", "chat", "summarization", "code-generation", "image2text")
 PEFT_METHODS = ("lora", "llama_adapter", "ptun", "prefix", "prompt")
+KERNELS = ("fast", "reference")
 DEVICES = ("auto", "cpu", "cuda", "hpu", "xpu")
 
 
@@ -76,7 +77,7 @@ class DataArguments:
     keep_in_memory: bool = field(default=False, metadata=_says("Kept for old recipes: rows are always in memory."))
     dataset_seed: int = field(default=42, metadata=_says("Seed of shuffles and splits of the rows."))
     dataset_cache_directory: str | None = field(default=None, metadata=_says("Folder for downloaded data sets."))
-    dataset_concatenation: bool = field(default=False, metadata=_says("Pack several rows into one sequence."))
+    dataset_concatenation: bool = field(default=False, metadata=_says("Kept for old recipes: see finetuning.kernels."))
     special_tokens: list[str] | None = field(default=None, metadata=_says("Tokens to add to the vocabulary."))
     max_source_length: int = field(default=384, metadata=_says("Token budget of the prompt."))
     max_target_length: int = field(default=128, metadata=_says("Token budget of the answer."))
@@ -117,6 +118,14 @@ class FinetuningArguments:
         default=4, metadata=_says("qlora: 4 or 8. full_finetune: 16 or 32 (bits of the weights); 4 stands for unset.")
     )
     full_finetune: bool = field(default=False, metadata=_says("Train all weights instead of an adapter."))
+    kernels: str = field(
+        default="fast",
+        metadata=_says(
+            "fast: rows packed without padding, shared beginnings computed once, own kernels; where the model allows. "
+            "reference: the plain loop of transformers, for every model.",
+            KERNELS,
+        ),
+    )
 
 
 @dataclass

@@ -12,10 +12,10 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from neuralbot import hardware
 from neuralbot import recipe as recipes
@@ -75,7 +75,7 @@ class Stopwatch:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_intermixed_args(argv)
     return run_command(lambda: _command(arguments), debug=arguments.debug)
 
 
@@ -135,11 +135,11 @@ def run(recipe: Recipe, console: Console | None = None) -> FinetuneResult:
     with folder:
         before = None
         if recipe.evaluation.before_tuning:
-            before = _evaluate(prepared, prepared.model, "before tuning", console)
+            before = _evaluate(prepared, lambda: prepared.model, "before tuning", console)
             watch.lap("evaluate_before")
         trainer, losses = _train(prepared, folder, console)
         watch.lap("train")
-        after = _evaluate(prepared, _tuned(trainer, prepared), "after tuning", console)
+        after = _evaluate(prepared, lambda: _tuned(trainer, prepared, folder), "after tuning", console)
         watch.lap("evaluate_after")
         metrics = _metrics(trainer, losses, recipe.finetuning.eval_ppl)
         _write_results(folder, before, after, metrics, recipe.finetuning.task)
@@ -211,13 +211,18 @@ def _load_model(recipe: Recipe, plan: hardware.Plan) -> PreTrainedModel:
     import torch
 
     from neuralbot import modeling
+    from neuralbot.kernels.quantized import quantizer
+    from neuralbot.quantized_base import load_quantized
 
+    args, tuning = recipe.model, recipe.finetuning
+    name = args.model_name_or_path or ""
+    place = {"revision": args.model_revision, "token": args.token, "cache_dir": args.cache_dir}
+    if tuning.qlora:
+        quantize = quantizer(tuning.bits, tuning.quant_type, tuning.double_quant)
+        return load_quantized(name, plan.torch_dtype(), quantize, **place)
     # Full finetuning keeps its weights in fp32 (autocast computes in bf16): bf16 weights would swallow small steps.
-    dtype = torch.float32 if recipe.finetuning.full_finetune else plan.torch_dtype()
-    args = recipe.model
-    return modeling.load_base(
-        args.model_name_or_path or "", dtype, revision=args.model_revision, token=args.token, cache_dir=args.cache_dir
-    )
+    dtype = torch.float32 if tuning.full_finetune else plan.torch_dtype()
+    return modeling.load_base(name, dtype, **place)
 
 
 # Up to this many tokens in the mean row, plain matrix products train faster on a CPU than the fused attention: two
@@ -248,7 +253,8 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
     Returns the trainer and the losses: on the training rows, and held out before and after.
     """
     from neuralbot.training import adapter
-    from neuralbot.training.trainer import MetricsCallback, ProgressCallback, build_trainer
+    from neuralbot.training.build import build_trainer
+    from neuralbot.training.trainer import MetricsCallback, ProgressCallback
 
     recipe, model = prepared.recipe, prepared.model
     arguments = _training_arguments(prepared)
@@ -257,8 +263,9 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
     trained, total = adapter.trainable_parameters(model)
     folder.update_manifest(trainable_parameters=trained)
     console.print(f"training {trained:,} of {total:,} parameters ({trained / total:.1%})", highlight=False)
+    kernels = _kernels(prepared, model, arguments, folder, console)
     trainer = build_trainer(
-        model, prepared.tokenizer, arguments, prepared.train, prepared.validation,
+        model, prepared.tokenizer, arguments, prepared.train, prepared.validation, kernels=kernels,
         pad_to=recipe.data.max_seq_length if recipe.data.pad_to_max_length else None,
         early_stopping_patience=recipe.early_stopping_patience,
     )  # fmt: skip
@@ -275,15 +282,33 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
     return trainer, losses
 
 
-def _evaluate(prepared: Prepared, model: PreTrainedModel, when: str, console: Console) -> Evaluation | None:
-    """Score `model` on the test rows by greedy answers; None where there is nothing to score."""
+def _kernels(
+    prepared: Prepared, model: PreTrainedModel, arguments: TrainingArguments, folder: RunFolder, console: Console
+) -> Literal["fast", "reference"]:
+    """The recipe's choice, or `reference` where the fast path cannot go; said, and kept in the manifest."""
+    from neuralbot.training.build import why_reference
+
+    wanted = prepared.recipe.finetuning.kernels
+    longest = max(len(row["input_ids"]) for row in prepared.train.rows)
+    reason = why_reference(model, arguments, longest) if wanted == "fast" else None
+    chosen: Literal["fast", "reference"] = "fast" if wanted == "fast" and not reason else "reference"
+    folder.update_manifest(kernels=chosen, kernels_reason=reason)
+    if reason:
+        console.print(f"note: the fast kernels are not used: {reason}; training goes the plain way", highlight=False)
+    return chosen
+
+
+def _evaluate(
+    prepared: Prepared, load: Callable[[], PreTrainedModel], when: str, console: Console
+) -> Evaluation | None:
+    """Score the model on the test rows by greedy answers; None where there is nothing to score."""
     from neuralbot.engines.torch_engine import TorchEngine
     from neuralbot.evaluation.evaluate import evaluate
 
     settings, rows = prepared.recipe.evaluation, prepared.splits.test
     if not rows or settings.metric == "none":
         return None
-    engine = TorchEngine(model, prepared.tokenizer)
+    engine = TorchEngine(load(), prepared.tokenizer)
     with progress(console, f"evaluating {when}") as report:
         evaluation = evaluate(engine, rows, settings, prepared.recipe.finetuning.task, on_progress=report)
     console.print(f"{when}: {evaluation.describe()}", highlight=False)
@@ -292,11 +317,14 @@ def _evaluate(prepared: Prepared, model: PreTrainedModel, when: str, console: Co
     return evaluation
 
 
-def _tuned(trainer: Trainer, prepared: Prepared) -> PreTrainedModel:
+def _tuned(trainer: Trainer, prepared: Prepared, folder: RunFolder) -> PreTrainedModel:
     """The trained model as serving will load it: the adapter merged, in the plan's dtype."""
     from neuralbot import modeling
 
-    return modeling.merged(trainer.accelerator.unwrap_model(trainer.model), prepared.plan.torch_dtype())
+    dtype, model = prepared.plan.torch_dtype(), prepared.recipe.model
+    if prepared.recipe.finetuning.qlora:  # serving merges into the base as its maker stored it
+        return modeling.load_for_chat(str(folder.path), dtype, token=model.token, cache_dir=model.cache_dir).model
+    return modeling.merged(trainer.accelerator.unwrap_model(trainer.model), dtype)
 
 
 def _manifest(prepared: Prepared) -> dict[str, Any]:
@@ -311,6 +339,7 @@ def _manifest(prepared: Prepared) -> dict[str, Any]:
         "name": Path(recipe.training["output_dir"]).name,
         "task": recipe.finetuning.task,
         "method": "full" if recipe.finetuning.full_finetune else "lora",
+        "base_bits": recipe.finetuning.bits if recipe.finetuning.qlora else None,
         "base_model": {
             "name": name,
             "parameters": prepared.model.num_parameters(),
@@ -363,6 +392,7 @@ def _metrics(trainer: Trainer, losses: dict[str, float], eval_ppl: bool) -> dict
         "steps": trainer.state.global_step,
         "tokens": trainer.tokens,
         "target_tokens": trainer.target_tokens,
+        "computed_tokens": trainer.computed_tokens,
     }
 
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from neuralbot.arguments import ServingArguments
 from neuralbot.errors import ModelError
@@ -110,7 +110,7 @@ def load_tokenizer(
     folder = Path(place)
     if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise ModelError(f"{place} has no tokenizer: expected one of {', '.join(TOKENIZER_FILES)} in it")
-    tokenizer: PreTrainedTokenizerBase = _loading(
+    tokenizer: PreTrainedTokenizerBase = loading(
         f"the tokenizer of {source}",
         lambda: AutoTokenizer.from_pretrained(
             place, trust_remote_code=False, revision=revision or "main", token=token, cache_dir=cache_dir
@@ -121,13 +121,13 @@ def load_tokenizer(
 
 def load_base(
     source: str,
-    dtype: torch.dtype,
+    dtype: torch.dtype | Literal["auto"],
     *,
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | None = None,
 ) -> PreTrainedModel:
-    """A causal language model with its weights in `dtype`, on the CPU, in evaluation mode.
+    """A causal language model with its weights in `dtype` ("auto": as stored), on the CPU, in evaluation mode.
 
     Raises ModelError, also when a tensor is missing or has another shape than the config says.
     """
@@ -136,8 +136,8 @@ def load_base(
 
     place = resolve_model(source)
     if Path(place).is_dir():
-        _check_folder(Path(place), source)
-    model, report = _loading(
+        check_folder(Path(place), source)
+    model, report = loading(
         f"the model {source}",
         lambda: AutoModelForCausalLM.from_pretrained(
             place,
@@ -167,6 +167,7 @@ def load_for_chat(
     peft_path: str | None = None,
     tokenizer_source: str | None = None,
     token: str | None = None,
+    cache_dir: str | None = None,
 ) -> LoadedModel:
     """What a chatbot runs: a run folder (adapter or full), or a model with the adapter in `peft_path`, if given.
 
@@ -183,11 +184,13 @@ def load_for_chat(
         base, revision = _base_of(adapter)
     home = adapter or Path(place)
     has_tokenizer = any((home / name).is_file() for name in TOKENIZER_FILES)
-    tokenizer = load_tokenizer(tokenizer_source or (str(home) if has_tokenizer else base), token=token)
+    tokenizer = load_tokenizer(
+        tokenizer_source or (str(home) if has_tokenizer else base), token=token, cache_dir=cache_dir
+    )
     if adapter is None:
-        model = load_base(base, dtype, token=token)
+        model = load_base(base, dtype, token=token, cache_dir=cache_dir)
     else:
-        model = _with_adapter(adapter, base, dtype, revision, token)
+        model = _with_adapter(adapter, base, dtype, revision, token, cache_dir)
     return LoadedModel(model, tokenizer, _read_serving(home), base)
 
 
@@ -201,23 +204,46 @@ def merged(model: PreTrainedModel | PeftModel, dtype: torch.dtype) -> PreTrained
     from peft import PeftModel
 
     plain: Any = model
-    if isinstance(model, PeftModel):
+    if isinstance(model, PeftModel) and _is_plain_lora(model):
+        plain = _merged_by_layer(model, dtype)
+    elif isinstance(model, PeftModel):
         plain = model.to(torch.float32).merge_and_unload()
     result: PreTrainedModel = plain.to(dtype).eval()
     return result
 
 
-def _with_adapter(
-    adapter: Path, base_name: str, dtype: torch.dtype, revision: str | None, token: str | None
-) -> PreTrainedModel:
-    import torch
+def _is_plain_lora(model: PeftModel) -> bool:
+    from peft.tuners import lora
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    return all(type(x) is lora.Linear and not x.lora_variant and not any(x.lora_bias.values()) for x in layers) and all(
+        type(module).__name__ != "ModulesToSaveWrapper" for module in model.modules()
+    )
+
+
+def _merged_by_layer(model: PeftModel, dtype: torch.dtype) -> PreTrainedModel:
+    """One layer at a time: the whole model in fp32 would be 28 GB for seven billion weights."""
+    from peft.tuners import lora
+
+    for layer in model.modules():
+        if isinstance(layer, lora.Linear):
+            base = layer.get_base_layer()
+            change = sum(layer.get_delta_weight(name).float() for name in layer.active_adapters)
+            base.weight.data = (base.weight.float() + change).to(dtype)
+    plain: PreTrainedModel = model.unload()
+    return plain
+
+
+def _with_adapter(
+    adapter: Path, base_name: str, dtype: torch.dtype, revision: str | None, token: str | None, cache_dir: str | None
+) -> PreTrainedModel:
     if not (adapter / ADAPTER_CONFIG).is_file():
         raise ModelError(f"{adapter} is no adapter: it has no {ADAPTER_CONFIG}")
     if not (adapter / ADAPTER_WEIGHTS).is_file():
         raise ModelError(f"the adapter in {adapter} has no {ADAPTER_WEIGHTS}{_pickle_advice(adapter)}")
     try:
-        base = load_base(base_name, torch.float32, revision=revision, token=token)
+        base = load_base(base_name, "auto", revision=revision, token=token, cache_dir=cache_dir)
     except ModelError as error:
         raise ModelError(f"the base of the adapter in {adapter} cannot be loaded: {error}") from error
     return merged(_attach(base, adapter, base_name), dtype)
@@ -228,10 +254,10 @@ def _attach(base: PreTrainedModel, adapter: Path, base_name: str) -> PeftModel:
     from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 
     what, mismatch = f"the adapter in {adapter}", f"the adapter in {adapter} does not fit the base {base_name}"
-    config = _loading(what, lambda: PeftConfig.from_pretrained(str(adapter)))
-    stored = _loading(what, lambda: _tensor_shapes(adapter / ADAPTER_WEIGHTS))
+    config = loading(what, lambda: PeftConfig.from_pretrained(str(adapter)))
+    stored = loading(what, lambda: _tensor_shapes(adapter / ADAPTER_WEIGHTS))
     _fit_vocabulary(base, stored)
-    model = _loading(
+    model = loading(
         mismatch, lambda: PeftModel.from_pretrained(base, str(adapter), config=config, torch_device="cpu"), says=""
     )
     if not hasattr(model, "merge_and_unload"):
@@ -298,7 +324,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _check_folder(folder: Path, source: str) -> None:
+def check_folder(folder: Path, source: str) -> None:
     if not (folder / "config.json").is_file():
         hint = "rebuild it with `python -m neuralbot.pretrain recipes/seedling.yaml`" if source == SEEDLING else (
             "expected a model folder (config.json, *.safetensors) or a finished run folder"
@@ -325,7 +351,7 @@ def _nearest(path: Path) -> str:
     return f" (did you mean {path.parent / close[0]}?)" if close else ""
 
 
-def _loading(what: str, load: Callable[[], T], says: str = "cannot load ") -> T:
+def loading(what: str, load: Callable[[], T], says: str = "cannot load ") -> T:
     """`load()`, with whatever the libraries raise about a bad model turned into one ModelError."""
     from safetensors import SafetensorError
 

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from neuralbot import arguments
+from neuralbot.recipe import fields
 
 ITREX_DEFAULTS: dict[type[Any], dict[str, Any]] = {
     arguments.ModelArguments: {
@@ -72,9 +73,17 @@ ITREX_DEFAULTS: dict[type[Any], dict[str, Any]] = {
 
 
 def test_arguments_have_the_fields_and_defaults_of_neural_chat() -> None:
-    own = {arguments.DataArguments: {"test_file": None}}
+    own = {arguments.DataArguments: {"test_file": None}, arguments.FinetuningArguments: {"kernels": "fast"}}
     for cls, expected in ITREX_DEFAULTS.items():
         assert dataclasses.asdict(cls()) == expected | own.get(cls, {})
+
+
+def test_recipes_are_read_alike_after_hf_argument_parser_was_used() -> None:
+    from transformers import HfArgumentParser
+
+    before = fields.section_fields("data", arguments.DataArguments)
+    HfArgumentParser(arguments.DataArguments)
+    assert fields.section_fields("data", arguments.DataArguments) == before
 
 
 def test_arguments_work_with_hf_argument_parser() -> None:

@@ -151,7 +151,8 @@ def section_fields(section: str, cls: type[Any]) -> dict[str, Field]:
     """The fields of one of our dataclasses, by name."""
     found = {}
     for item in dataclasses.fields(cls):
-        kinds, choices = read_annotation(str(item.type), {})
+        # Not item.type: HfArgumentParser puts a class in the place of its text.
+        kinds, choices = read_annotation(cls.__annotations__[item.name], {})
         interval = INTERVALS.get(f"{section}.{item.name}")
         found[item.name] = Field(
             section=section,

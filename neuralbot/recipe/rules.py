@@ -265,8 +265,10 @@ def _full_finetune(draft: Draft) -> Found:
             yield "finetuning.bits", f"{bits} with full_finetune: write 16 or 32, or leave it out"
     elif bits in (16, 32):
         yield "finetuning.bits", f"{bits} belongs to full_finetune, which is false: leave it out"
-    elif bits != 4:
-        yield "finetuning.bits", f"{bits} is not available: it belongs to qlora; leave it out"
+    elif bits not in (4, 8):
+        yield "finetuning.bits", f"{bits} is not available: qlora has 4 and 8"
+    elif bits == 8 and not draft.value("finetuning.qlora"):
+        yield "finetuning.bits", "8 belongs to qlora, which is false: set qlora: true, or leave it out"
 
 
 def _bits_16(draft: Draft) -> Found:
@@ -278,6 +280,11 @@ def _full_and_qlora(draft: Draft) -> Found:
     full, qlora = draft.settings.get("finetuning.full_finetune"), draft.settings.get("finetuning.qlora")
     if full and qlora and full.node.value is True and qlora.node.value is True:
         yield "finetuning.full_finetune", "qlora is true as well: keep one"
+
+
+def _qlora_on_gpu(draft: Draft) -> Found:
+    if draft.value("finetuning.qlora") and draft.value("finetuning.device") == "cuda":
+        yield "finetuning.qlora", "is for the CPU here: set finetuning.device to cpu, or leave qlora out"
 
 
 def _lora_targets(draft: Draft) -> Found:
@@ -342,6 +349,6 @@ _RULES = (
     *(_base_model, _rows, _data_set_config, _two_validations, _evaluation_needs_rows, _same_files),
     *(_never_trains, _steps, _best_model, _save_best, _early_stopping, _better_is_lower, _scheduler),
     *(_precision, _device, _row_readers, _optimizer, _trackers),
-    *(_full_finetune, _full_and_qlora, _lora_targets, _metric, _sampling, _output_folder),
+    *(_full_finetune, _full_and_qlora, _qlora_on_gpu, _lora_targets, _metric, _sampling, _output_folder),
 )
 _REMARKS = (_streaming, _epochs_lose, _bits_16)

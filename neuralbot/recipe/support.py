@@ -24,15 +24,12 @@ REFUSED: dict[str, str] = {
     "data.validation_dir": f"{_IMAGES}: use validation_file",
     "data.image_column": _IMAGES,
     "data.caption_column": _IMAGES,
-    "data.dataset_concatenation": "packing rows is not available yet",
     "data.special_tokens": "adding tokens to the vocabulary is not available yet",
     "data.max_source_length": "prompt and answer share one budget: set max_seq_length",
     "data.max_target_length": "prompt and answer share one budget: set max_seq_length (evaluation.max_new_tokens "
     "limits the generated answers)",
     "data.num_beams": "answers are scored as they are served, without beam search: leave it out",
     "finetuning.do_lm_eval": "lm-evaluation-harness is not available yet: use data.test_file and section evaluation",
-    "finetuning.qlora": "training on a quantised base is not available yet: leave it out (LoRA in bf16), or use a "
-    "smaller model",
     "training.deepspeed": _ONE_MACHINE,
     "training.fsdp": _ONE_MACHINE,
     "training.fsdp_config": _ONE_MACHINE,
@@ -67,6 +64,7 @@ _GENERATED = "scores come from generated answers, not from logits"
 
 # Without effect on the result, whatever the value: dropped with one notice.
 NO_EFFECT: dict[str, str] = {
+    "data.dataset_concatenation": "finetuning.kernels: fast always packs rows, without letting them see each other",
     "model.use_fast_tokenizer": "transformers 5 has fast tokenizers only",
     "model.use_auth_token": "a stored Hugging Face login is used by itself; another token goes into model.token",
     "data.overwrite_cache": "tokenised rows are not cached",
@@ -77,8 +75,6 @@ NO_EFFECT: dict[str, str] = {
     "finetuning.num_virtual_tokens": "it belongs to peft ptun, prefix and prompt",
     "finetuning.ptun_hidden_size": "it belongs to peft ptun",
     "finetuning.lm_eval_tasks": "it belongs to do_lm_eval, which is not available",
-    "finetuning.double_quant": "it belongs to qlora, which is not available",
-    "finetuning.quant_type": "it belongs to qlora, which is not available",
     "training.hub_token": _NO_HUB,
     "training.hub_model_id": _NO_HUB,
     "training.hub_private_repo": _NO_HUB,
@@ -116,6 +112,9 @@ ONLY_WHEN: dict[str, tuple[str, tuple[Any, ...]]] = {
     "finetuning.lora_dropout": ("finetuning.full_finetune", (False,)),
     "finetuning.lora_target_modules": ("finetuning.full_finetune", (False,)),
     "finetuning.lora_all_linear": ("finetuning.full_finetune", (False,)),
+    "data.pad_to_max_length": ("finetuning.kernels", ("reference",)),
+    "finetuning.double_quant": ("finetuning.qlora", (True,)),
+    "finetuning.quant_type": ("finetuning.qlora", (True,)),
     "serving.temperature": ("serving.do_sample", (True,)),
     "serving.top_k": ("serving.do_sample", (True,)),
     "serving.top_p": ("serving.do_sample", (True,)),

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
-from neuralbot.data.tokenized import Tokenized
 from neuralbot.errors import TrainingDiverged
 from neuralbot.progress import Report
 
@@ -47,15 +46,20 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]  # the library is not
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.tokens = 0
+        self.tokens = 0  # of the rows, without padding
         self.target_tokens = 0
+        self.computed_tokens = 0  # that went through the model, padding included
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         self.tokens += int(inputs["attention_mask"].sum())
         self.target_tokens += int((inputs["labels"] != -100).sum())
-        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        self.computed_tokens += inputs["input_ids"].numel()
+        return self.checked(super().training_step(model, inputs, num_items_in_batch))
+
+    def checked(self, loss: torch.Tensor) -> torch.Tensor:
+        """The loss, or TrainingDiverged."""
         if not torch.isfinite(loss):
             raise TrainingDiverged(
                 f"the loss became {loss.item()} at step {self.state.global_step + 1}; that step changed no weight. "
@@ -105,35 +109,6 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.report(state.global_step, state.max_steps, self.note)
-
-
-def build_trainer(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    arguments: TrainingArguments,
-    train: Tokenized,
-    validation: Tokenized | None,
-    *,
-    pad_to: int | None = None,
-    early_stopping_patience: int | None = None,
-) -> Trainer:
-    """A trainer over tokenized rows. `pad_to` pads every batch to that many tokens instead of its longest row."""
-    callbacks: list[TrainerCallback] = []
-    if early_stopping_patience is not None:
-        callbacks.append(EarlyStoppingCallback(early_stopping_patience))
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    trainer = Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=train.rows,
-        eval_dataset=validation.rows if validation else None,
-        data_collator=Collator(pad_id, pad_to),
-        processing_class=tokenizer,
-        callbacks=callbacks,
-    )
-    trainer.remove_callback(transformers.PrinterCallback)
-    trainer.remove_callback(transformers.trainer_callback.ProgressCallback)
-    return trainer
 
 
 def perplexity(loss: float) -> float:

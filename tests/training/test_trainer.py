@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -14,9 +14,15 @@ from neuralbot.arguments import FinetuningArguments
 from neuralbot.data.tokenized import Tokenized
 from neuralbot.errors import ModelError, TrainingDiverged
 from neuralbot.training import adapter
-from neuralbot.training.trainer import Collator, MetricsCallback, build_trainer, perplexity
+from neuralbot.training.build import build_trainer, why_reference
+from neuralbot.training.trainer import Collator, MetricsCallback, perplexity
 
 ROWS = [{"input_ids": [5, 6, 7, 8, 9][: 2 + i % 4], "labels": [-100, 6, 7, 8, 9][: 2 + i % 4]} for i in range(24)]
+
+
+DATA = Tokenized(ROWS, 0, ())
+Kernels = Literal["fast", "reference"]
+both = pytest.mark.parametrize("kernels", ["fast", "reference"])
 
 
 def copy_of(model: Any) -> Any:
@@ -45,10 +51,13 @@ def test_collator_pads_to_a_given_length() -> None:
     assert Collator(pad_id=0, pad_to=7)(ROWS[:2])["input_ids"].shape == (2, 7)
 
 
-def test_training_lowers_the_loss_and_counts_tokens(tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
+@both
+def test_training_lowers_the_loss_and_counts_tokens(
+    tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path, kernels: Kernels
+) -> None:
     model = adapter.add_lora(copy_of(tiny_model), FinetuningArguments(lora_all_linear=True), seed=1)
     records: list[dict[str, Any]] = []
-    trainer = build_trainer(model, tiny_tokenizer, arguments(tmp_path, max_steps=30), Tokenized(ROWS, 0, ()), None)
+    trainer = build_trainer(model, tiny_tokenizer, arguments(tmp_path, max_steps=30), DATA, None, kernels=kernels)
     trainer.add_callback(MetricsCallback(trainer, records.append))
     trainer.train()
     losses = [record["loss"] for record in records if "loss" in record]
@@ -58,14 +67,15 @@ def test_training_lowers_the_loss_and_counts_tokens(tiny_model: Any, tiny_tokeni
     assert all(record["tokens_per_s"] > 0 for record in records if "loss" in record)
 
 
+@both
 def test_adapter_is_fp32_on_a_bf16_base_and_all_of_it_moves(
-    tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path
+    tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path, kernels: Kernels
 ) -> None:
     model = adapter.add_lora(copy_of(tiny_model).to(torch.bfloat16), FinetuningArguments(lora_dropout=0.0), seed=1)
     trained = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
     assert trained
     assert {value.dtype for value in trained.values()} == {torch.float32}
-    trainer = build_trainer(model, tiny_tokenizer, arguments(tmp_path, bf16=True), Tokenized(ROWS, 0, ()), None)
+    trainer = build_trainer(model, tiny_tokenizer, arguments(tmp_path, bf16=True), DATA, None, kernels=kernels)
     trainer.train()
     after = dict(model.named_parameters())
     unmoved = [name for name, value in trained.items() if torch.equal(value, after[name])]
@@ -81,27 +91,114 @@ def test_a_loss_that_is_not_a_number_stops_before_any_weight_changes(
     with torch.no_grad():
         model.model.norm.weight[0] = float("nan")
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
-    trainer = build_trainer(model, tiny_tokenizer, arguments(tmp_path, logging_steps=5), Tokenized(ROWS, 0, ()), None)
+    trainer = build_trainer(
+        model, tiny_tokenizer, arguments(tmp_path, logging_steps=5), DATA, None, kernels="reference"
+    )
     with pytest.raises(TrainingDiverged, match=r"step 1.*learning_rate"):
         trainer.train()
     for name, value in model.named_parameters():
         assert torch.equal(value, before[name]) or name == "model.norm.weight"
 
 
-def test_checkpoints_hold_no_pickle(tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
+@both
+def test_a_bad_adapter_stops_the_run_before_any_weight_changes(
+    tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path, kernels: Kernels
+) -> None:
+    model = adapter.add_lora(copy_of(tiny_model), FinetuningArguments(), seed=1)
+    bad = next(value for name, value in model.named_parameters() if "layers.1" in name and "lora_B" in name)
+    with torch.no_grad():
+        bad[0] = float("nan")
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    trainer = build_trainer(model, tiny_tokenizer, arguments(tmp_path), DATA, None, kernels=kernels)
+    with pytest.raises(TrainingDiverged, match="step 1"):
+        trainer.train()
+    assert all(torch.equal(value, before[name]) or value is bad for name, value in model.named_parameters())
+
+
+def test_fast_and_plain_train_alike_for_60_steps(tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    """bf16, the same rows in the same order, small batches accumulated: curves within 0.5 %, the same held-out loss."""
+    curves: dict[str, list[float]] = {}
+    held_out: dict[str, float] = {}
+    rows = ROWS + [{"input_ids": [3] * 9 + [n, 7, n], "labels": [-100] * 9 + [n, 7, n]} for n in range(20, 40)]
+    for kernels in ("reference", "fast"):
+        model = adapter.add_lora(copy_of(tiny_model).to(torch.bfloat16), FinetuningArguments(lora_dropout=0.0), seed=1)
+        settings = arguments(
+            tmp_path / kernels, max_steps=60, bf16=True, gradient_accumulation_steps=2, learning_rate=2e-3
+        )
+        trainer = build_trainer(
+            model, tiny_tokenizer, settings, Tokenized(rows, 0, ()), Tokenized(rows[:10], 0, ()), kernels=kernels
+        )
+        trainer.train()
+        curves[kernels] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        held_out[kernels] = trainer.evaluate()["eval_loss"]
+    assert len(curves["fast"]) == 60
+    assert curves["reference"][-1] < 0.95 * curves["reference"][0]
+    assert curves["fast"] == pytest.approx(curves["reference"], rel=5e-3)
+    assert held_out["fast"] == pytest.approx(held_out["reference"], rel=5e-3)
+
+
+def test_the_best_checkpoint_is_loaded_back_into_the_fast_path(
+    tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    model = adapter.add_lora(copy_of(tiny_model), FinetuningArguments(lora_dropout=0.0), seed=1)
+    settings = arguments(
+        tmp_path, max_steps=8, learning_rate=10.0, lr_scheduler_type="constant", eval_strategy="steps", eval_steps=2,
+        save_strategy="steps", save_steps=2, load_best_model_at_end=True,
+    )  # fmt: skip
+    trainer = build_trainer(model, tiny_tokenizer, settings, DATA, DATA, kernels="fast")
+    trainer.train()
+    losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert len(set(losses)) > 1
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(min(losses), rel=1e-6)
+
+
+def test_plain_peft_loads_what_the_fast_path_trained(tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    model = adapter.add_lora(copy_of(tiny_model), FinetuningArguments(lora_dropout=0.0), seed=1)
+    trainer = build_trainer(model, tiny_tokenizer, arguments(tmp_path), DATA, None, kernels="fast")
+    trainer.train()
+    trainer.save_model(str(tmp_path / "run"))
+    ids = torch.arange(12)[None]
+    loaded = PeftModel.from_pretrained(copy_of(tiny_model), str(tmp_path / "run"))
+    assert torch.equal(loaded(ids).logits, model.eval()(ids).logits)
+    assert not torch.equal(loaded(ids).logits, copy_of(tiny_model)(ids).logits)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor"),
+        ({"neftune_noise_alpha": 5.0}, "neftune"),
+        ({}, None),
+    ],
+)
+def test_what_the_fast_trainer_cannot_do_is_said(
+    tiny_model: Any, tmp_path: Path, change: dict[str, Any], reason: str | None
+) -> None:
+    model = adapter.add_lora(copy_of(tiny_model), FinetuningArguments(), seed=1)
+    found = why_reference(model, arguments(tmp_path, **change), 100)
+    assert found is None if reason is None else reason in (found or "")
+
+
+@both
+def test_checkpoints_hold_no_pickle(tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path, kernels: Kernels) -> None:
     model = adapter.add_lora(copy_of(tiny_model), FinetuningArguments(), seed=1)
     settings = arguments(tmp_path, save_strategy="steps", save_steps=3)
-    build_trainer(model, tiny_tokenizer, settings, Tokenized(ROWS, 0, ()), None).train()
+    build_trainer(model, tiny_tokenizer, settings, DATA, None, kernels=kernels).train()
     files = [path.name for path in (tmp_path / "checkpoint-3").iterdir()]
     assert "adapter_model.safetensors" in files
     assert not [name for name in files if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
 
 
-def test_the_same_seed_gives_the_same_weights(tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
+@both
+def test_the_same_seed_gives_the_same_weights(
+    tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path, kernels: Kernels
+) -> None:
     def train(seed: int) -> torch.Tensor:
         model = adapter.add_lora(copy_of(tiny_model), FinetuningArguments(), seed=seed)
         settings = arguments(tmp_path / str(seed), seed=seed)
-        build_trainer(model, tiny_tokenizer, settings, Tokenized(ROWS, 0, ()), None).train()
+        build_trainer(model, tiny_tokenizer, settings, DATA, None, kernels=kernels).train()
         return torch.cat([value.flatten() for value in model.parameters() if value.requires_grad])
 
     first = train(7)

@@ -1,0 +1,80 @@
+"""What this machine's matrix products reach, and the instruction sets that oneDNN picks for them.
+
+    python -m benchmarks.peers.machine peak        GFLOP/s of bf16 and GOP/s of int8 products of 2048 x 2048 matrices
+    python -m benchmarks.peers.machine products    one small product of each; run with ONEDNN_VERBOSE=1
+
+The benchmark runs both in a fresh process; `read_onednn` understands what the second one prints.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+SIZE = 2048
+_SECONDS = 1.0
+_MARK = "benchmark-int8"
+
+
+def peak() -> dict[str, float]:
+    """The best of what fits into a second each: the machine's peak, which noise can only lower."""
+    import torch
+
+    bf16 = torch.randn(SIZE, SIZE).to(torch.bfloat16)
+    int8 = torch.randint(-127, 127, (SIZE, SIZE), dtype=torch.int8)
+    return {
+        "bf16_gflops": round(_billions_per_s(lambda: torch.mm(bf16, bf16)), 1),
+        "int8_gops": round(_billions_per_s(lambda: torch._int_mm(int8, int8)), 1),
+    }
+
+
+def products() -> None:
+    import torch
+
+    bf16 = torch.ones(64, 64, dtype=torch.bfloat16)
+    torch.mm(bf16, bf16)
+    print(_MARK, flush=True)
+    int8 = torch.ones(64, 64, dtype=torch.int8)
+    torch._int_mm(int8, int8)
+
+
+def read_onednn(output: str) -> dict[str, str | None]:
+    """Version, isa and the implementation of both products, as oneDNN names them; null where it was not used."""
+    lines = output.splitlines()
+    mark = lines.index(_MARK) if _MARK in lines else len(lines)
+    return {
+        "version": _after(lines, "info,oneDNN v"),
+        "isa": _after(lines, "info,cpu,isa:"),
+        "bf16_product": _implementation(lines[:mark]),
+        "int8_product": _implementation(lines[mark:]),
+    }
+
+
+def _billions_per_s(product: Callable[[], Any]) -> float:
+    product()
+    best, end = float("inf"), time.perf_counter() + _SECONDS
+    while (start := time.perf_counter()) < end:
+        product()
+        best = min(best, time.perf_counter() - start)
+    return 2 * SIZE**3 / best / 1e9
+
+
+def _after(lines: list[str], words: str) -> str | None:
+    return next((line.partition(words)[2].partition(" (commit")[0] for line in lines if words in line), None)
+
+
+def _implementation(lines: list[str]) -> str | None:
+    """The last product's: "onednn_verbose,v1,primitive,exec,cpu,matmul,IMPLEMENTATION,..."; gemm_api names none."""
+    fields = [line.split(",") for line in lines if line.startswith("onednn_verbose") and ",exec,cpu," in line]
+    products = [(kind, name) for *_, kind, name in (line[:7] for line in fields) if kind in ("matmul", "gemm_api")]
+    return (products[-1][1] or products[-1][0]) if products else None
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["peak"]:
+        print(json.dumps(peak()))
+    else:
+        products()

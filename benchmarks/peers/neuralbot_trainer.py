@@ -1,0 +1,62 @@
+"""neuralbot's own trainer, called as finetune.py calls it.
+
+Options: fields of FinetuningArguments. Needs torch, transformers, peft, accelerate, safetensors and numpy, and not the
+rest that neuralbot depends on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.peers.job import Job, measure, run
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from neuralbot.arguments import FinetuningArguments
+    from neuralbot.hardware import Plan
+
+
+def work(job: Job) -> dict[str, Any]:
+    from neuralbot import hardware, modeling
+
+    plan = replace(hardware.plan(hardware.probe(), bf16=job.bf16), threads=job.threads)
+    plan.apply()
+    modeling.prepare_transformers()
+    from transformers import TrainingArguments
+
+    from neuralbot.arguments import FinetuningArguments
+    from neuralbot.data.tokenized import Tokenized
+    from neuralbot.training import adapter
+    from neuralbot.training.build import build_trainer, why_reference
+
+    finetuning = FinetuningArguments(
+        lora_rank=job.lora_rank, lora_alpha=job.lora_alpha, lora_dropout=0.0, lora_target_modules=job.lora_modules,
+        **job.options,
+    )  # fmt: skip
+    tokenizer, rows = modeling.load_tokenizer(job.model), job.load_rows()
+    model = adapter.add_lora(_base(job, plan, finetuning), finetuning, job.seed)
+    arguments = TrainingArguments(**job.training_arguments())
+    longest = max(len(row["input_ids"]) for row in rows)
+    if finetuning.kernels == "fast" and (reason := why_reference(model, arguments, longest)):
+        raise RuntimeError(f"the fast kernels cannot be measured here: {reason}")
+    kernels: Any = finetuning.kernels
+    trainer = build_trainer(model, tokenizer, arguments, Tokenized(rows, 0, ()), None, kernels=kernels)
+    return measure(trainer, trainer.train, counts=trainer)
+
+
+def _base(job: Job, plan: Plan, finetuning: FinetuningArguments) -> PreTrainedModel:
+    from neuralbot import modeling
+
+    if not finetuning.qlora:
+        return modeling.load_base(job.model, plan.torch_dtype())
+    from neuralbot.kernels.quantized import quantizer
+    from neuralbot.quantized_base import load_quantized
+
+    quantize = quantizer(finetuning.bits, finetuning.quant_type, finetuning.double_quant)
+    return load_quantized(job.model, plan.torch_dtype(), quantize)
+
+
+if __name__ == "__main__":
+    run(work)

@@ -1,0 +1,126 @@
+"""Loads a base whose linear layers are quantized one by one as they are read: the whole of it is never in memory.
+
+The output layer and the embeddings keep the dtype of the computation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from neuralbot import modeling
+from neuralbot.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from neuralbot.kernels.quantized import Quantize
+
+
+def load_quantized(
+    source: str,
+    dtype: torch.dtype,
+    quantize: Quantize,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | None = None,
+) -> PreTrainedModel:
+    """The causal language model `source`, each linear layer but the output layer as `quantize` makes it.
+
+    Raises ModelError, also when the files do not hold exactly the model's tensors.
+    """
+    modeling.prepare_transformers()
+    folder = _folder(source, revision, token, cache_dir)
+    model = modeling.loading(f"the model {source}", lambda: _skeleton(folder, dtype))
+    linear = _linear_layers(model)
+    places = _places(model)
+    missing = set(places)
+    for name, tensor in _tensors(folder):
+        if name not in places:
+            raise _mismatch(source, f"it has a tensor {name}, which {model.config.model_type} does not know")
+        _put(model, places[name], tensor.to(dtype), source)
+        missing -= set(places[name])
+        owner = name.rpartition(".")[0]
+        if owner in linear and not any(other.rpartition(".")[0] == owner for other in missing):
+            layer = model.get_submodule(owner)
+            model.set_submodule(owner, quantize(layer))
+    if missing:
+        raise _mismatch(source, f"it lacks {len(missing)} tensors ({', '.join(sorted(missing)[:5])})")
+    return model.eval()
+
+
+def _folder(source: str, revision: str | None, token: str | None, cache_dir: str | None) -> Path:
+    place = modeling.resolve_model(source)
+    if not Path(place).is_dir():
+        from huggingface_hub import snapshot_download
+
+        place = modeling.loading(
+            f"the model {source}",
+            lambda: snapshot_download(
+                place, revision=revision, token=token, cache_dir=cache_dir, allow_patterns=["*.json", "*.safetensors"]
+            ),
+        )
+    modeling.check_folder(Path(place), source)
+    return Path(place)
+
+
+def _skeleton(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """The model without memory for its weights."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with init_empty_weights(include_buffers=False):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    return model
+
+
+def _linear_layers(model: PreTrainedModel) -> set[str]:
+    from torch import nn
+
+    head = model.get_output_embeddings()
+    return {name for name, module in model.named_modules() if type(module) is nn.Linear and module is not head}
+
+
+def _places(model: PreTrainedModel) -> dict[str, list[str]]:
+    """Each parameter's name -> all names of the same (tied) parameter."""
+    model.tie_weights()
+    by_identity: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        by_identity.setdefault(id(parameter), []).append(name)
+    return {name: names for names in by_identity.values() for name in names}
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the folder's safetensors files, one at a time."""
+    from safetensors import SafetensorError, safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118
+                    yield name, file.get_tensor(name)
+        except SafetensorError as error:
+            raise ModelError(f"{path} cannot be read: {error}; get the model again") from error
+
+
+def _put(model: PreTrainedModel, names: list[str], tensor: Tensor, source: str) -> None:
+    from torch import nn
+
+    expected = model.get_parameter(names[0]).shape
+    if tensor.shape != expected:
+        raise _mismatch(source, f"{names[0]} is {list(tensor.shape)} and should be {list(expected)}")
+    parameter = nn.Parameter(tensor, requires_grad=False)
+    for name in names:
+        owner, _, own = name.rpartition(".")
+        model.get_submodule(owner).register_parameter(own, parameter)
+
+
+def _mismatch(source: str, what: str) -> ModelError:
+    return ModelError(
+        f"the model {source} cannot be quantised as it is read: {what}. Leave out finetuning.qlora to train it in bf16"
+    )

@@ -1,0 +1,61 @@
+"""Chooses the trainer: the fast one over packs where it can train the model, else the plain one."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import transformers
+from torch import nn
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+
+from neuralbot.data.tokenized import Tokenized
+from neuralbot.training import packed_model, packed_trainer
+from neuralbot.training.trainer import Collator, Trainer
+
+
+def build_trainer(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    arguments: TrainingArguments,
+    train: Tokenized,
+    validation: Tokenized | None,
+    *,
+    kernels: Literal["fast", "reference"],
+    pad_to: int | None = None,
+    early_stopping_patience: int | None = None,
+) -> Trainer:
+    """A trainer over tokenized rows; `fast` only where `why_reference` finds nothing against it.
+
+    `pad_to` pads every batch of the plain trainer to that many tokens instead of its longest row.
+    """
+    callbacks: list[TrainerCallback] = []
+    if early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience))
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    kind: type[Trainer] = Trainer
+    collator: Collator | packed_trainer.PackCollator = Collator(pad_id, pad_to)
+    if kernels == "fast":
+        kind, collator = packed_trainer.PackedTrainer, packed_trainer.PackCollator()
+        packed_trainer.merge_accumulation(arguments)
+    trainer = kind(
+        model=model,
+        args=arguments,
+        train_dataset=train.rows,
+        eval_dataset=validation.rows if validation else None,
+        data_collator=collator,
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    trainer.remove_callback(transformers.trainer_callback.ProgressCallback)
+    return trainer
+
+
+def why_reference(model: nn.Module, arguments: TrainingArguments, longest_row: int) -> str | None:
+    """What keeps the fast trainer from this run; None if nothing does."""
+    for setting in ("label_smoothing_factor", "neftune_noise_alpha", "auto_find_batch_size", "torch_compile"):
+        if getattr(arguments, setting):
+            return f"training.{setting} is set"
+    if str(arguments.device) != "cpu" or arguments.world_size > 1:
+        return "it runs in one process on a CPU"
+    return packed_model.unsupported(model, longest_row)
