@@ -5,6 +5,8 @@ The output layer and the embeddings keep the dtype of the computation.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,7 +52,14 @@ def load_quantized(
             model.set_submodule(owner, quantize(layer))
     if missing:
         raise _mismatch(source, f"it lacks {len(missing)} tensors ({', '.join(sorted(missing)[:5])})")
+    _return_freed_memory()
     return model.eval()
+
+
+def _return_freed_memory() -> None:
+    """Give what rounding the weights needed back to the system; without glibc it stays with the process."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _folder(source: str, revision: str | None, token: str | None, cache_dir: str | None) -> Path:
@@ -96,14 +105,20 @@ def _places(model: PreTrainedModel) -> dict[str, list[str]]:
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the folder's safetensors files, one at a time."""
+    """Every tensor of the folder's safetensors files, one at a time.
+
+    A file is opened for each tensor anew and the tensor copied, or all pages of the file would stay in memory.
+    """
     from safetensors import SafetensorError, safe_open
 
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118
-                    yield name, file.get_tensor(name)
+                names = list(file.keys())
+            for name in names:
+                with safe_open(path, framework="pt") as file:
+                    tensor = file.get_tensor(name).clone()
+                yield name, tensor
         except SafetensorError as error:
             raise ModelError(f"{path} cannot be read: {error}; get the model again") from error
 

@@ -1,6 +1,6 @@
 """Weights that are not trained: y = x W^T, and dx = dy W, for several layers that read the same x at once.
 
-Inputs are (tokens, width) in the dtype of the computation; `added` is added to a result. Weights (out, in) are in that
+Inputs are (tokens, width) in the dtype of the computation; `added` is added to y. Weights (out, in) are in that
 dtype (`Dense`), in int8 and multiplied in integers (`Int8`), or in four bits and unpacked when needed (`FourBit`).
 """
 
@@ -21,7 +21,7 @@ class Frozen(Protocol):
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor: ...
 
-    def backward(self, grad: Tensor, added: Tensor | None = None) -> Tensor: ...
+    def backward(self, grad: Tensor) -> Tensor: ...
 
 
 class Dense:
@@ -35,8 +35,8 @@ class Dense:
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         return _linear(x, self.weight, self.bias, added)
 
-    def backward(self, grad: Tensor, added: Tensor | None = None) -> Tensor:
-        return grad @ self.weight if added is None else torch.addmm(added, grad, self.weight)
+    def backward(self, grad: Tensor) -> Tensor:
+        return _product(grad, self.weight)
 
 
 class Int8:
@@ -55,11 +55,11 @@ class Int8:
         y = self._product(rows, self.weight.t(), scales, self.scales, added, out)
         return y if self.bias is None else y.add_(self.bias)
 
-    def backward(self, grad: Tensor, added: Tensor | None = None) -> Tensor:
+    def backward(self, grad: Tensor) -> Tensor:
         # The sum runs over the outputs now, so their scales go into the gradient before it is quantized.
         rows, scales = self.kernels.quantize_rows(grad, self.scales)
         out = torch.empty(len(grad), self.weight.shape[1], dtype=grad.dtype)
-        return self._product(rows, self.weight, scales, None, added, out)
+        return self._product(rows, self.weight, scales, None, None, out)
 
     def _product(
         self, rows: Tensor, weight: Tensor, scales: Tensor, columns: Tensor | None, added: Tensor | None, out: Tensor
@@ -99,18 +99,35 @@ class FourBit:
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         return _linear(x, self._weight(x.dtype), self.bias, added)
 
-    def backward(self, grad: Tensor, added: Tensor | None = None) -> Tensor:
-        weight = self._weight(grad.dtype)
-        return grad @ weight if added is None else torch.addmm(added, grad, weight)
+    def backward(self, grad: Tensor) -> Tensor:
+        return _product(grad, self._weight(grad.dtype))
 
     def _weight(self, dtype: torch.dtype) -> Tensor:
-        weight = torch.empty(sum(self.sizes), self.layers[0].in_features, dtype=dtype)
+        weight = _workspace(sum(self.sizes), self.layers[0].in_features, dtype)
         start = 0
         for layer in self.layers:
             part = weight[start : start + layer.out_features]
             self.kernels.unpack_four_bits(layer.weight, layer.table, layer.largest(), part)
             start += layer.out_features
         return weight
+
+
+def _workspace(rows: int, width: int, dtype: torch.dtype) -> Tensor:
+    """Memory for one matrix, the same for all: fresh pages from the system would cost as much as the unpacking."""
+    size = rows * width
+    if dtype not in _WORKSPACES or _WORKSPACES[dtype].numel() < size:
+        _WORKSPACES[dtype] = torch.empty(size, dtype=dtype)
+    return _WORKSPACES[dtype][:size].view(rows, width)
+
+
+_WORKSPACES: dict[torch.dtype, Tensor] = {}
+
+
+def _product(grad: Tensor, weight: Tensor) -> Tensor:
+    """grad W. oneDNN repacks a large W faster when it is told the transposed product."""
+    if weight.numel() < 2**22:
+        return grad @ weight
+    return (weight.t() @ grad.t()).t().contiguous()
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, added: Tensor | None) -> Tensor:

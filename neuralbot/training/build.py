@@ -35,7 +35,8 @@ def build_trainer(
     kind: type[Trainer] = Trainer
     collator: Collator | packed_trainer.PackCollator = Collator(pad_id, pad_to)
     if kernels == "fast":
-        kind, collator = packed_trainer.PackedTrainer, packed_trainer.PackCollator()
+        collator = packed_trainer.PackCollator(packed_trainer.tokens_at_once(model))
+        kind = packed_trainer.PackedTrainer
         packed_trainer.merge_accumulation(arguments)
     trainer = kind(
         model=model,

@@ -16,7 +16,7 @@ from neuralbot.kernels.layout import Pack
 from neuralbot.training.packed_layer import Kept, Line, PackedLayer
 
 FAMILIES = ("llama", "mistral", "qwen2")
-LOGITS = 2**25  # logits made at once: 64 MiB in bf16
+LOGITS = 2**24  # logits made at once: 32 MiB in bf16
 
 
 def unsupported(model: Any, longest_row: int) -> str | None:

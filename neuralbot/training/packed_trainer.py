@@ -15,17 +15,20 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from neuralbot import kernels
 from neuralbot.kernels.layout import Pack, Row, pack
+from neuralbot.kernels.quantized import FourBitLinear
 from neuralbot.training.packed_model import PackedModel
 from neuralbot.training.trainer import Trainer
 
 # Tokens that go through the model at once. More would only need more memory: products are at full speed from about 700.
+# A four-bit base is chosen for its memory, so there activations are kept small too.
 TOKENS = 2048
+TOKENS_FOUR_BIT = 768
 
 
 class PackCollator:
     """Rows to packs of at most `tokens` tokens (a longer row is a pack of its own), and their labels for counting."""
 
-    def __init__(self, tokens: int = TOKENS) -> None:
+    def __init__(self, tokens: int) -> None:
         self.tokens = tokens
 
     def __call__(self, rows: list[Row]) -> dict[str, Any]:
@@ -86,6 +89,11 @@ class PackedTrainer(Trainer):
 
 def _targets(packs: Sequence[Pack]) -> float:
     return float(sum(one.target_weights.sum() for one in packs))
+
+
+def tokens_at_once(model: nn.Module) -> int:
+    """How many tokens fit into one pack for this model."""
+    return TOKENS_FOUR_BIT if any(isinstance(module, FourBitLinear) for module in model.modules()) else TOKENS
 
 
 def merge_accumulation(arguments: TrainingArguments) -> None:
