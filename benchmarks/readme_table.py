@@ -1,27 +1,27 @@
-"""The README's table of recipe results, made from committed files.
+"""The README's tables of results, made from committed files.
 
     python -m benchmarks.readme_table export runs/alpaca     one run -> benchmarks/results/recipe-alpaca.json
-    python -m benchmarks.readme_table update                 result files -> the table in README.md
-    python -m benchmarks.readme_table check                  exit status 1 if README.md holds another table
+    python -m benchmarks.readme_table update                 result files -> the tables in README.md
+    python -m benchmarks.readme_table check                  exit status 1 if README.md holds other tables
 
-The table stands in README.md between two marker lines. The form of a result file is in benchmarks/results/README.md.
-Nothing is measured here: `neuralbot finetune` measures, this file copies and prints.
+Each table stands in README.md between two marker lines. The form of a result file is in benchmarks/results/README.md.
+Nothing is measured here: `neuralbot finetune` and `benchmarks.finetune` measure, this file copies and prints.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import speed_table
 from neuralbot.errors import NeuralbotError, RunFolderError, UsageError
 from neuralbot.training.records import read_json, write_json, write_text
 from neuralbot.training.run_folder import MANIFEST, RESULTS
 
 ROOT = Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 _HEAD = ("recipe", "questions", "score", "before", "after (95 % interval)", "training rows", "tuning", "in all")
 _ALIGNMENT = ("---", "---:", "---", "---:", "---:", "---:", "---:", "---:")
@@ -58,37 +58,44 @@ def export(run_dir: Path) -> dict[str, Any]:
     }
 
 
-def table(results: Sequence[Mapping[str, Any]]) -> str:
+def recipe_table(results: Sequence[Mapping[str, Any]]) -> str:
     """The Markdown between the markers: one row for each result, then the machines they were measured on."""
     lines = [f"| {' | '.join(row)} |" for row in (_HEAD, _ALIGNMENT, *map(_row, results))]
     machines = sorted({_machine(result) for result in results})
     return "\n".join([*lines, "", *(f"Measured on {machine}." for machine in machines)])
 
 
+# Name of the marker lines -> (the files it is made of, how).
+TABLES: dict[str, tuple[str, Callable[[Sequence[Mapping[str, Any]]], str]]] = {
+    "results": ("recipe-*.json", recipe_table),
+    "speed": ("finetune-*.json", speed_table.table),
+}
+
+
 def update(readme: Path, results_dir: Path) -> bool:
-    """Puts the table of the result files into the README; whether that changed it."""
+    """Puts the tables of the result files into the README; whether that changed it."""
     old = _read(readme)
-    new = _with_table(old, table(_load(results_dir)), readme)
+    new = _with_tables(old, results_dir, readme)
     if new != old:
         write_text(readme, new)
     return new != old
 
 
 def is_current(readme: Path, results_dir: Path) -> bool:
-    """Whether the README holds the table of the result files."""
+    """Whether the README holds the tables of the result files."""
     text = _read(readme)
-    return _with_table(text, table(_load(results_dir)), readme) == text
+    return _with_tables(text, results_dir, readme) == text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.readme_table", description="The README's result table.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.readme_table", description="The README's tables.")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", metavar="DIR")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("export", help="copy runs' results").add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    verbs.add_parser("update", help="write the table into the README")
-    verbs.add_parser("check", help="exit 1 if the README's table is not that of the result files")
+    verbs.add_parser("update", help="write the tables into the README")
+    verbs.add_parser("check", help="exit 1 if the README's tables are not those of the result files")
     chosen = parser.parse_args(arguments)
     try:
         return _do(chosen)
@@ -108,7 +115,7 @@ def _do(chosen: argparse.Namespace) -> int:
     if is_current(chosen.readme, chosen.results):
         return 0
     remedy = "run `python -m benchmarks.readme_table update`"
-    print(f"error: {chosen.readme} does not hold the table of {chosen.results}; {remedy}", file=sys.stderr)
+    print(f"error: {chosen.readme} does not hold the tables of {chosen.results}; {remedy}", file=sys.stderr)
     return 1
 
 
@@ -120,10 +127,10 @@ def _export_all(runs: Iterable[Path], results_dir: Path) -> Iterable[Path]:
         yield path
 
 
-def _load(results_dir: Path) -> list[dict[str, Any]]:
-    paths = sorted(results_dir.glob("recipe-*.json"))
+def _load(results_dir: Path, pattern: str) -> list[dict[str, Any]]:
+    paths = sorted(results_dir.glob(pattern))
     if not paths:
-        raise UsageError(f"{results_dir} holds no recipe-*.json; export a run first")
+        raise UsageError(f"{results_dir} holds no {pattern}; measure first, see {results_dir.name}/README.md")
     return [read_json(path) for path in paths]
 
 
@@ -165,11 +172,18 @@ def _machine(result: Mapping[str, Any]) -> str:
     return ", ".join(fact for fact in facts if fact)
 
 
-def _with_table(text: str, content: str, readme: Path) -> str:
-    before, begin, rest = text.partition(f"{BEGIN}\n")
-    _, end, after = rest.partition(f"{END}\n")
-    if not begin or not end or BEGIN in after:
-        raise UsageError(f"{readme} needs one line {BEGIN} and, below it, one line {END}")
+def _with_tables(text: str, results_dir: Path, readme: Path) -> str:
+    for name, (pattern, table) in TABLES.items():
+        text = _with_table(text, name, table(_load(results_dir, pattern)), readme)
+    return text
+
+
+def _with_table(text: str, name: str, content: str, readme: Path) -> str:
+    first, last = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, begin, rest = text.partition(f"{first}\n")
+    _, end, after = rest.partition(f"{last}\n")
+    if not begin or not end or first in after:
+        raise UsageError(f"{readme} needs one line {first} and, below it, one line {last}")
     return f"{before}{begin}\n{content}\n\n{end}{after}"
 
 

@@ -99,6 +99,51 @@ def test_plain_peft_loads_the_adapter(lora_run: finetune.FinetuneResult, base: P
         assert (served(ids).logits - untuned).abs().max() > 0.05
 
 
+def manifest_of(result: finetune.FinetuneResult) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads((result.run_dir / "manifest.json").read_text(encoding="utf-8"))
+    return manifest
+
+
+def test_rows_that_begin_alike_are_computed_once(lora_run: finetune.FinetuneResult) -> None:
+    assert manifest_of(lora_run)["kernels"] == "fast"
+    assert lora_run.metrics["target_tokens"] < lora_run.metrics["computed_tokens"] < 0.9 * lora_run.metrics["tokens"]
+
+
+def test_the_plain_way_gives_the_same_losses(lora_run: finetune.FinetuneResult, base: Path, tmp_path: Path) -> None:
+    settings = {"lora_all_linear": True, "lora_dropout": 0.0}
+    losses = {}
+    for kernels in ("fast", "reference"):
+        (tmp_path / kernels).mkdir()
+        path = write_recipe(tmp_path / kernels, base, finetuning=settings | {"kernels": kernels})
+        result = finetune.run(recipe.load(path))
+        assert manifest_of(result)["kernels"] == kernels
+        losses[kernels] = result.metrics["eval_loss"]
+    assert losses["fast"] == pytest.approx(losses["reference"], rel=5e-3)
+
+
+@pytest.mark.parametrize(("bits", "bound"), [(8, 0.02), (4, 0.05)])
+def test_an_adapter_trained_on_a_quantised_base_serves_on_the_whole_one(
+    lora_run: finetune.FinetuneResult, base: Path, tmp_path: Path, bits: int, bound: float
+) -> None:
+    path = write_recipe(tmp_path, base, finetuning={"lora_all_linear": True, "qlora": True, "bits": bits})
+    result = finetune.run(recipe.load(path))
+    assert manifest_of(result)["base_bits"] == bits
+    assert result.metrics["eval_loss"] == pytest.approx(lora_run.metrics["eval_loss"], rel=bound)
+    assert result.after is not None
+    served = load_for_chat(str(result.run_dir), torch.float32).model
+    assert {parameter.dtype for parameter in served.parameters()} == {torch.float32}
+
+
+def test_what_the_fast_kernels_cannot_train_goes_the_plain_way_and_says_so(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_recipe(tmp_path, base, finetuning={"full_finetune": True, "lora_all_linear": False})
+    result = finetune.run(recipe.load(path))
+    assert manifest_of(result)["kernels"] == "reference"
+    assert "trains LoRA adapters" in manifest_of(result)["kernels_reason"]
+    assert "the fast kernels are not used: it trains LoRA adapters" in capsys.readouterr().out
+
+
 def test_the_saved_recipe_repeats_the_run(lora_run: finetune.FinetuneResult, tmp_path: Path) -> None:
     again = recipe.load(lora_run.run_dir / "recipe.yaml", output_dir=str(tmp_path / "again"))
     repeated = finetune.run(again)

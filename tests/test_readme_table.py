@@ -1,4 +1,4 @@
-"""The README's table: made from result files, checked against them, the rest of the README untouched."""
+"""The README's tables: made from result files, checked against them, the rest of the README untouched."""
 
 from __future__ import annotations
 
@@ -11,7 +11,25 @@ import pytest
 from benchmarks import readme_table
 from neuralbot.training import run_folder
 
-README = "# neuralbot\n\ntext above\n\n<!-- results:begin -->\n<!-- results:end -->\n\ntext below é\n"
+SPEED = "<!-- speed:begin -->\n<!-- speed:end -->\n"
+README = f"# neuralbot\n\ntext above\n\n<!-- results:begin -->\n<!-- results:end -->\n\n{SPEED}text below é\n"
+
+
+def speeds() -> dict[str, Any]:
+    def figures(rate: float, memory: float, **against: float) -> dict[str, Any]:
+        return {"tokens_per_s": {"median": rate}, "peak_bytes": {"median": memory * 2**30}, **against}
+
+    return {
+        "shape": {"name": "llama-162m"}, "data": {"rows": 256, "tokens": 32545},
+        "settings": {"batch": 4, "accumulation": 2, "lora_rank": 8, "lora_modules": ["q_proj", "v_proj"], "repeats": 3},
+        "hardware": {"cpu": "AMD EPYC"}, "threads": 2, "onednn": {"bf16_product": "brg_matmul:avx512_core_bf16"},
+        "versions": {"torch": "2.13.0", "transformers": "5.5.4", "peft": "0.21.2"},
+        "methods": {
+            "hf": figures(356.4, 3.31, speedup=1.0, loss_difference=0.0),
+            "neuralbot": figures(1341.2, 1.8, speedup=3.763, loss_difference=-0.0001),
+            "trl": {"error": "out of memory"},
+        },
+    }  # fmt: skip
 
 
 def finished_run(path: Path, name: str, main: str, before: float | None, after: float) -> Path:
@@ -34,6 +52,7 @@ def finished_run(path: Path, name: str, main: str, before: float | None, after: 
 def place(tmp_path: Path) -> Path:
     (tmp_path / "README.md").write_text(README)
     (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "finetune-llama-162m.json").write_text(json.dumps(speeds()))
     return tmp_path
 
 
@@ -48,7 +67,7 @@ def test_export_update_check(place: Path, capsys: pytest.CaptureFixture[str]) ->
         finished_run(place / "runs", "alpaca", "exact_match", 0.02, 0.871),
     ]
     assert command(place, "export", *runs) == 0
-    assert sorted(path.name for path in (place / "results").iterdir()) == [
+    assert sorted(path.name for path in (place / "results").glob("recipe-*")) == [
         "recipe-alpaca.json", "recipe-summarization.json",
     ]  # fmt: skip
     assert command(place, "check") == 1
@@ -57,7 +76,7 @@ def test_export_update_check(place: Path, capsys: pytest.CaptureFixture[str]) ->
     assert command(place, "check") == 0
     text = (place / "README.md").read_text()
     assert text.startswith("# neuralbot\n\ntext above\n\n<!-- results:begin -->\n\n| recipe |")
-    assert text.endswith("<!-- results:end -->\n\ntext below é\n")
+    assert text.endswith("<!-- speed:end -->\ntext below é\n")
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     assert rows == [
         "| `alpaca` | 1,200 | exact match | 2.0 % | **87.1 %** (86.1 % to 88.1 %) | 17,000 | 101 s | 105 s |",
@@ -66,6 +85,18 @@ def test_export_update_check(place: Path, capsys: pytest.CaptureFixture[str]) ->
     assert text.count("Measured on AMD EPYC (avx512_bf16), 2 threads, bfloat16, python 3.11.7, torch 2.13.0") == 1
     assert command(place, "update") == 0
     assert (place / "README.md").read_text() == text
+
+
+def test_speeds_stand_beside_what_they_are_compared_with(place: Path) -> None:
+    assert command(place, "export", finished_run(place / "runs", "alpaca", "exact_match", 0.02, 0.871)) == 0
+    assert command(place, "update") == 0
+    text = (place / "README.md").read_text()
+    assert (
+        "| llama-162m, 256 rows, 32,545 tokens | HF Trainer + PEFT, bf16 | 356 | 1.00x | 3.31 GiB | +0.00 % |" in text
+    )
+    assert "|  | **neuralbot**, bf16 base | 1,341 | 3.76x | 1.80 GiB | -0.01 % |" in text
+    assert "|  | TRL SFTTrainer, bf16 | failed | failed | failed | failed |" in text
+    assert "AMD EPYC, 2 threads, oneDNN brg_matmul:avx512_core_bf16, torch 2.13.0" in text
 
 
 def test_check_sees_an_edited_number(place: Path) -> None:
@@ -87,7 +118,7 @@ def test_a_run_that_did_not_finish_or_has_no_scores_is_not_exported(
     (run / "manifest.json").write_text(json.dumps({**manifest, "finished": False}))
     assert command(place, "export", run) == 4
     assert "did not finish" in capsys.readouterr().err
-    assert not list((place / "results").iterdir())
+    assert not list((place / "results").glob("recipe-*"))
 
 
 @pytest.mark.parametrize("text", ["no markers", "<!-- results:begin -->\n", README + README])
@@ -101,4 +132,9 @@ def test_a_readme_without_its_markers_is_refused(place: Path, text: str, capsys:
 
 def test_without_result_files_nothing_is_written(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(place, "update") == 2
-    assert "export a run first" in capsys.readouterr().err
+    assert "holds no recipe-*.json" in capsys.readouterr().err
+    assert command(place, "export", finished_run(place / "runs", "alpaca", "exact_match", 0.02, 0.871)) == 0
+    (place / "results" / "finetune-llama-162m.json").unlink()
+    assert command(place, "update") == 2
+    assert "holds no finetune-*.json" in capsys.readouterr().err
+    assert (place / "README.md").read_text() == README

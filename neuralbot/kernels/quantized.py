@@ -32,6 +32,7 @@ TABLES = {
     "fp4": tuple(v / 12 for v in (-12, -8, -6, -4, -3, -2, -0.0625, 0, 0, 0.0625, 2, 3, 4, 6, 8, 12)),
 }
 BLOCK = 64
+AT_ONCE = 2**13  # blocks rounded at once: what that needs for a moment stays small
 GROUP = 256  # blocks whose largest values share a scale, with double quantization
 
 
@@ -51,7 +52,7 @@ class Int8Linear(QuantizedLinear):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
-        weight, scales = plain.quantize_rows(linear.weight.detach(), None)
+        weight, scales = kernels.best().quantize_rows(linear.weight.detach().contiguous(), None)
         self.weight, self.bias = nn.Parameter(weight, requires_grad=False), linear.bias
         self.register_buffer("scales", scales, persistent=False)
 
@@ -67,8 +68,8 @@ class FourBitLinear(QuantizedLinear):
     def __init__(self, linear: nn.Linear, table: Sequence[float], double: bool) -> None:
         super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
         values = torch.tensor(table, dtype=torch.float32)
-        blocks = linear.weight.detach().float().reshape(-1, BLOCK)
-        steps = largest = blocks.abs().amax(1)
+        blocks = linear.weight.detach().reshape(-1, BLOCK)
+        steps = largest = blocks.abs().amax(1).float()
         middle, unit = torch.zeros(()), torch.ones(1)
         if double:
             middle = largest.mean()
@@ -77,15 +78,22 @@ class FourBitLinear(QuantizedLinear):
             steps = rounded.flatten()[: len(largest)]
         for name, tensor in (("table", values), ("steps", steps), ("unit", unit), ("middle", middle)):
             self.register_buffer(name, tensor, persistent=False)
-        codes = torch.bucketize(blocks / self.largest()[:, None].clamp(min=1e-30), (values[1:] + values[:-1]) / 2)
-        low, high = codes.to(torch.uint8).chunk(2, 1)
-        self.weight, self.bias = nn.Parameter(low | high << 4, requires_grad=False), linear.bias
+        parts = zip(torch.split(blocks, AT_ONCE), torch.split(self.largest(), AT_ONCE), strict=True)
+        weight = torch.cat([_packed(part, largest, values) for part, largest in parts])
+        self.weight, self.bias = nn.Parameter(weight, requires_grad=False), linear.bias
 
     def largest(self) -> Tensor:
         """The largest value of each block, float32 (blocks,)."""
         if self.steps.is_floating_point():
             return self.steps
         return self.steps * self.unit.repeat_interleave(GROUP)[: len(self.steps)] + self.middle
+
+
+def _packed(blocks: Tensor, largest: Tensor, values: Tensor) -> Tensor:
+    """The nearest values' numbers, two a byte: a block's first half in the low bits, its second in the high ones."""
+    codes = torch.bucketize(blocks / largest[:, None].clamp(min=1e-30), (values[1:] + values[:-1]) / 2, out_int32=True)
+    low, high = codes.to(torch.uint8).chunk(2, 1)
+    return low | high << 4
 
 
 class _Through(torch.autograd.Function):
