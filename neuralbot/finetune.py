@@ -182,6 +182,7 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
         )
     notices = (
         *recipe.notices,
+        *_slow_int8(recipe, plan),
         *splits.notices,
         *train.notices,
         *(validation.notices if validation else ()),
@@ -225,6 +226,12 @@ def _load_model(recipe: Recipe, plan: hardware.Plan) -> PreTrainedModel:
     return modeling.load_base(name, dtype, **place)
 
 
+def _slow_int8(recipe: Recipe, plan: hardware.Plan) -> tuple[str, ...]:
+    if recipe.finetuning.qlora and recipe.finetuning.bits == 8 and not plan.hardware.has_int8:
+        return (f"int8 saves memory here but no time: {plan.hardware.cpu} multiplies no integers (no VNNI, no AMX)",)
+    return ()
+
+
 # Up to this many tokens in the mean row, plain matrix products train faster on a CPU than the fused attention: two
 # to four times at 32 and 64 tokens, slower from 256 on (benchmarks/attention.py).
 SHORT_ROW = 128
@@ -263,9 +270,9 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
     trained, total = adapter.trainable_parameters(model)
     folder.update_manifest(trainable_parameters=trained)
     console.print(f"training {trained:,} of {total:,} parameters ({trained / total:.1%})", highlight=False)
-    kernels = _kernels(prepared, model, arguments, folder, console)
     trainer = build_trainer(
-        model, prepared.tokenizer, arguments, prepared.train, prepared.validation, kernels=kernels,
+        model, prepared.tokenizer, arguments, prepared.train, prepared.validation,
+        kernels=_kernels(prepared, model, arguments, folder, console),
         pad_to=recipe.data.max_seq_length if recipe.data.pad_to_max_length else None,
         early_stopping_patience=recipe.early_stopping_patience,
     )  # fmt: skip
@@ -286,16 +293,25 @@ def _kernels(
     prepared: Prepared, model: PreTrainedModel, arguments: TrainingArguments, folder: RunFolder, console: Console
 ) -> Literal["fast", "reference"]:
     """The recipe's choice, or `reference` where the fast path cannot go; said, and kept in the manifest."""
+    from neuralbot import kernels
     from neuralbot.training.build import why_reference
 
-    wanted = prepared.recipe.finetuning.kernels
-    longest = max(len(row["input_ids"]) for row in prepared.train.rows)
-    reason = why_reference(model, arguments, longest) if wanted == "fast" else None
-    chosen: Literal["fast", "reference"] = "fast" if wanted == "fast" and not reason else "reference"
-    folder.update_manifest(kernels=chosen, kernels_reason=reason)
+    if prepared.recipe.finetuning.kernels == "reference":
+        folder.update_manifest(kernels="reference")
+        return "reference"
+    rows = [*prepared.train.rows, *(prepared.validation.rows if prepared.validation else ())]
+    reason = why_reference(model, arguments, longest_row=max(len(row["input_ids"]) for row in rows))
     if reason:
+        folder.update_manifest(kernels="reference", kernels_reason=reason)
         console.print(f"note: the fast kernels are not used: {reason}; training goes the plain way", highlight=False)
-    return chosen
+        return "reference"
+    folder.update_manifest(kernels="fast", kernels_built=kernels.best() is kernels.native)
+    if kernels.best() is kernels.plain:
+        console.print(
+            "note: the kernels run in torch, which is slower: no working C compiler (gcc, clang or cc) was found",
+            highlight=False,
+        )
+    return "fast"
 
 
 def _evaluate(

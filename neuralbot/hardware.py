@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})  # the last one is Arm's
 ISA_ORDER = ("amx_bf16", "avx512_bf16", "avx512", "avx2")
 ISA_FLAG = {"avx512": "avx512f"}
+INT8_FLAGS = frozenset({"avx_vnni", "avx512_vnni", "amx_int8", "i8mm"})  # the last one is Arm's
 FP16_FLAGS = frozenset({"avx512_fp16", "amx_fp16", "asimdhp"})
 
 
@@ -53,6 +54,7 @@ class Hardware:
     usable_cpus: int  # what affinity and the cgroup quota leave of them
     memory_bytes: int  # the smaller of the machine's and the cgroup's
     has_bf16: bool
+    has_int8: bool = False
 
 
 def probe() -> Hardware:
@@ -65,6 +67,7 @@ def probe() -> Hardware:
         usable_cpus=usable_cpus(),
         memory_bytes=_memory_bytes(),
         has_bf16=not BF16_FLAGS.isdisjoint(flags),
+        has_int8=not INT8_FLAGS.isdisjoint(flags),
     )
 
 

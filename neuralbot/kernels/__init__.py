@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from types import ModuleType
 
+from neuralbot.kernels import native, plain
+
 
 def best() -> ModuleType:
     """`native` where it can be built on this machine, else `plain`."""
-    from neuralbot.kernels import native, plain
-
     return plain if native.library() is None else native

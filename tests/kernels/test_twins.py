@@ -100,6 +100,22 @@ def test_native_is_its_twin(case: Callable[..., tuple[Tensor, ...]], dtype: torc
 
 
 @needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_built_for_older_processors_it_is_its_twin_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    older = [flag.replace("=native", "=x86-64-v3") for flag in native.COMPILE]
+    monkeypatch.setattr(native, "COMPILE", older)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    native.library.cache_clear()
+    try:
+        for case in CASES:
+            test_native_is_its_twin(case, dtype)
+    finally:
+        native.library.cache_clear()
+
+
+@needs_compiler
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_what_is_not_a_number_stays_visible(bad: float) -> None:
     logits = torch.randn(3, 64)
