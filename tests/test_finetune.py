@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -254,3 +255,20 @@ def test_a_run_is_not_written_over_unless_asked(base: Path, tmp_path: Path) -> N
     assert "overwrite_output_dir" in done.stderr
     finetune.run(recipe.load(path, ["training.overwrite_output_dir=true"]))
     assert (tmp_path / "run.old-1" / "manifest.json").is_file()
+
+
+def test_ctrl_c_during_training_leaves_a_folder_that_says_so(base: Path, tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, base, training={"max_steps": 100_000, "eval_strategy": "no"})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "neuralbot.finetune", str(path)], cwd=DATA.parent,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert any(line.startswith("training: ") for line in process.stdout)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["finished"] is False
