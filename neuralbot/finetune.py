@@ -159,6 +159,7 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
     from neuralbot.data import splits as data_splits
     from neuralbot.data.tokenized import tokenize
     from neuralbot.engines.torch_engine import context_length
+    from neuralbot.training.build import load_model
 
     plan = _plan(recipe)
     plan.apply()
@@ -170,7 +171,7 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
     )  # fmt: skip
     style = conversation.ensure_chat_template(tokenizer, task)
     splits = data_splits.load_splits(data, task, do_eval=recipe.evaluates, token=model_args.token)
-    model = _load_model(recipe, plan)
+    model = load_model(recipe.model, recipe.finetuning, plan.torch_dtype())
     length = min(data.max_seq_length, context_length(model) or data.max_seq_length)
     train = tokenize(splits.train, tokenizer, length, recipe.finetuning.train_on_inputs, where="training rows")
     if plan.device == "cpu" and _token_counts(train)[0] <= SHORT_ROW * len(train.rows):
@@ -204,26 +205,10 @@ def _data_line(splits: Splits, train: Tokenized, style: str) -> str:
 
 def _token_counts(train: Tokenized) -> tuple[int, int]:
     """Tokens in all rows, and those that are trained on."""
+    from neuralbot.data.tokenized import IGNORED
+
     tokens = sum(len(row["input_ids"]) for row in train.rows)
-    return tokens, sum(label != -100 for row in train.rows for label in row["labels"])
-
-
-def _load_model(recipe: Recipe, plan: hardware.Plan) -> PreTrainedModel:
-    import torch
-
-    from neuralbot import modeling
-    from neuralbot.kernels.quantized import quantizer
-    from neuralbot.quantized_base import load_quantized
-
-    args, tuning = recipe.model, recipe.finetuning
-    name = args.model_name_or_path or ""
-    place = {"revision": args.model_revision, "token": args.token, "cache_dir": args.cache_dir}
-    if tuning.qlora:
-        quantize = quantizer(tuning.bits, tuning.quant_type, tuning.double_quant)
-        return load_quantized(name, plan.torch_dtype(), quantize, **place)
-    # Full finetuning keeps its weights in fp32 (autocast computes in bf16): bf16 weights would swallow small steps.
-    dtype = torch.float32 if tuning.full_finetune else plan.torch_dtype()
-    return modeling.load_base(name, dtype, **place)
+    return tokens, sum(label != IGNORED for row in train.rows for label in row["labels"])
 
 
 def _slow_int8(recipe: Recipe, plan: hardware.Plan) -> tuple[str, ...]:

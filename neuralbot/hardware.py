@@ -54,7 +54,7 @@ class Hardware:
     usable_cpus: int  # what affinity and the cgroup quota leave of them
     memory_bytes: int  # the smaller of the machine's and the cgroup's
     has_bf16: bool
-    has_int8: bool = False
+    has_int8: bool
 
 
 def probe() -> Hardware:

@@ -7,15 +7,9 @@ rest that neuralbot depends on.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmarks.peers.job import Job, measure, run
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from neuralbot.arguments import FinetuningArguments
-    from neuralbot.hardware import Plan
 
 
 def work(job: Job) -> dict[str, Any]:
@@ -26,17 +20,18 @@ def work(job: Job) -> dict[str, Any]:
     modeling.prepare_transformers()
     from transformers import TrainingArguments
 
-    from neuralbot.arguments import FinetuningArguments
+    from neuralbot.arguments import FinetuningArguments, ModelArguments
     from neuralbot.data.tokenized import Tokenized
     from neuralbot.training import adapter
-    from neuralbot.training.build import build_trainer, why_reference
+    from neuralbot.training.build import build_trainer, load_model, why_reference
 
     finetuning = FinetuningArguments(
         lora_rank=job.lora_rank, lora_alpha=job.lora_alpha, lora_dropout=0.0, lora_target_modules=job.lora_modules,
         **job.options,
     )  # fmt: skip
     tokenizer, rows = modeling.load_tokenizer(job.model), job.load_rows()
-    model = adapter.add_lora(_base(job, plan, finetuning), finetuning, job.seed)
+    source = ModelArguments(model_name_or_path=job.model)
+    model = adapter.add_lora(load_model(source, finetuning, plan.torch_dtype()), finetuning, job.seed)
     arguments = TrainingArguments(**job.training_arguments())
     longest = max(len(row["input_ids"]) for row in rows)
     if finetuning.kernels == "fast" and (reason := why_reference(model, arguments, longest)):
@@ -44,18 +39,6 @@ def work(job: Job) -> dict[str, Any]:
     kernels: Any = finetuning.kernels
     trainer = build_trainer(model, tokenizer, arguments, Tokenized(rows, 0, ()), None, kernels=kernels)
     return measure(trainer, trainer.train, counts=trainer)
-
-
-def _base(job: Job, plan: Plan, finetuning: FinetuningArguments) -> PreTrainedModel:
-    from neuralbot import modeling
-
-    if not finetuning.qlora:
-        return modeling.load_base(job.model, plan.torch_dtype())
-    from neuralbot.kernels.quantized import quantizer
-    from neuralbot.quantized_base import load_quantized
-
-    quantize = quantizer(finetuning.bits, finetuning.quant_type, finetuning.double_quant)
-    return load_quantized(job.model, plan.torch_dtype(), quantize)
 
 
 if __name__ == "__main__":

@@ -20,18 +20,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100  # label of a token that is no target: what PyTorch's cross entropy leaves out
+Row = dict[str, list[int]]  # `input_ids` and `labels` (IGNORED = no target), equally long
 _BATCH = 512
 _MOST_DROPPED = 0.05
 
 
 @dataclass(frozen=True)
 class Tokenized:
-    """rows: `input_ids` and `labels` (-100 = no target), equally long. dropped: rows left without a target.
+    """dropped: rows left without a target. notices: what was cut, shortened or dropped, with counts."""
 
-    notices: what was cut, shortened or dropped, with counts.
-    """
-
-    rows: list[dict[str, list[int]]]
+    rows: list[Row]
     dropped: int
     notices: tuple[str, ...]
 
@@ -108,7 +106,7 @@ def _shortened(
     return encode(tokenizer, replace(conversation, turns=(*shorter, answer)), train_on_inputs=train_on_inputs)
 
 
-def _row(encoded: Encoded, max_seq_length: int, counts: _Counts) -> dict[str, list[int]] | None:
+def _row(encoded: Encoded, max_seq_length: int, counts: _Counts) -> Row | None:
     ids, mask = encoded.ids[:max_seq_length], encoded.target_mask[:max_seq_length]
     # the first id is never predicted, so it cannot be the only target
     if not any(mask[1:]):

@@ -52,16 +52,16 @@ class Int8:
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         rows, scales = self.kernels.quantize_rows(x, None)
         out = torch.empty(len(x), len(self.weight), dtype=x.dtype)
-        y = self._product(rows, self.weight.t(), scales, self.scales, added, out)
+        y = self._in_integers(rows, self.weight.t(), scales, self.scales, added, out)
         return y if self.bias is None else y.add_(self.bias)
 
     def backward(self, grad: Tensor) -> Tensor:
         # The sum runs over the outputs now, so their scales go into the gradient before it is quantized.
         rows, scales = self.kernels.quantize_rows(grad, self.scales)
         out = torch.empty(len(grad), self.weight.shape[1], dtype=grad.dtype)
-        return self._product(rows, self.weight, scales, None, None, out)
+        return self._in_integers(rows, self.weight, scales, None, None, out)
 
-    def _product(
+    def _in_integers(
         self, rows: Tensor, weight: Tensor, scales: Tensor, columns: Tensor | None, added: Tensor | None, out: Tensor
     ) -> Tensor:
         width = max(512, _SUMS // len(rows))

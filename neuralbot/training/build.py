@@ -1,16 +1,37 @@
-"""Chooses the trainer: the fast one over packs where it can train the model, else the plain one."""
+"""Builds what a run trains with: the base, and the trainer: over packs where that can train it, else the plain one."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+import torch
 import transformers
 from torch import nn
-from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainingArguments,
+)
 
+from neuralbot import modeling, quantized_base
+from neuralbot.arguments import FinetuningArguments, ModelArguments
 from neuralbot.data.tokenized import Tokenized
+from neuralbot.kernels.quantized import quantizer
 from neuralbot.training import packed_model, packed_trainer
 from neuralbot.training.trainer import Collator, Trainer
+
+
+def load_model(args: ModelArguments, tuning: FinetuningArguments, dtype: torch.dtype) -> PreTrainedModel:
+    """The base as it is trained: in `dtype`, in 8 or 4 bits (qlora), or in float32 if all its weights are trained."""
+    name = args.model_name_or_path or ""
+    place = {"revision": args.model_revision, "token": args.token, "cache_dir": args.cache_dir}
+    if tuning.qlora:
+        quantize = quantizer(tuning.bits, tuning.quant_type, tuning.double_quant)
+        return quantized_base.load_quantized(name, dtype, quantize, **place)
+    # Full finetuning keeps its weights in fp32 (autocast computes in bf16): bf16 weights would swallow small steps.
+    return modeling.load_base(name, torch.float32 if tuning.full_finetune else dtype, **place)
 
 
 def build_trainer(
@@ -57,6 +78,8 @@ def why_reference(model: nn.Module, arguments: TrainingArguments, longest_row: i
     for setting in ("label_smoothing_factor", "neftune_noise_alpha", "auto_find_batch_size", "torch_compile"):
         if getattr(arguments, setting):
             return f"training.{setting} is set"
+    if arguments.include_num_input_tokens_seen not in (False, "no"):
+        return "training.include_num_input_tokens_seen is set"
     if str(arguments.device) != "cpu" or arguments.world_size > 1:
         return "it runs in one process on a CPU"
     return packed_model.unsupported(model, longest_row)

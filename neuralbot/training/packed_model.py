@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuralbot.kernels.layout import Pack
+from neuralbot.data.packing import Pack
 from neuralbot.training.packed_layer import Kept, Line, PackedLayer
 
 FAMILIES = ("llama", "mistral", "qwen2")

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainingArguments
 
 from neuralbot import kernels
-from neuralbot.kernels.layout import Pack, Row, pack
+from neuralbot.data.packing import Pack, pack
+from neuralbot.data.tokenized import IGNORED, Row
 from neuralbot.kernels.quantized import FourBitLinear
 from neuralbot.training.packed_model import PackedModel
 from neuralbot.training.trainer import Trainer
@@ -33,7 +34,7 @@ class PackCollator:
 
     def __call__(self, rows: list[Row]) -> dict[str, Any]:
         labels = [torch.tensor(row["labels"]) for row in rows]
-        padded = nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100)
+        padded = nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED)
         return {"labels": padded, "packs": [pack(group) for group in self._groups(rows)]}
 
     def _groups(self, rows: Sequence[Row]) -> list[list[Row]]:

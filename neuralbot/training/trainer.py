@@ -16,10 +16,9 @@ import transformers
 from torch import nn
 from transformers import TrainerCallback
 
+from neuralbot.data.tokenized import IGNORED, Row
 from neuralbot.errors import TrainingDiverged
 from neuralbot.progress import Report
-
-Row = dict[str, list[int]]
 
 
 class Collator:
@@ -35,7 +34,7 @@ class Collator:
         def padded(key: str, fill: int) -> torch.Tensor:
             return torch.tensor([row[key] + [fill] * (length - len(row[key])) for row in rows])
 
-        ids, labels = padded("input_ids", self.pad_id), padded("labels", -100)
+        ids, labels = padded("input_ids", self.pad_id), padded("labels", IGNORED)
         lengths = torch.tensor([len(row["input_ids"]) for row in rows])
         mask = (torch.arange(length)[None, :] < lengths[:, None]).long()
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
@@ -54,7 +53,7 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]  # the library is not
         self, model: nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         self.tokens += int(inputs["attention_mask"].sum())
-        self.target_tokens += int((inputs["labels"] != -100).sum())
+        self.target_tokens += int((inputs["labels"] != IGNORED).sum())
         self.computed_tokens += inputs["input_ids"].numel()
         return self.checked(super().training_step(model, inputs, num_items_in_batch))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from neuralbot import kernels
-from neuralbot.kernels import layout, native, plain
+from neuralbot.data.packing import pack
+from neuralbot.kernels import native, plain
 
 needs_compiler = pytest.mark.skipif(native.library() is None, reason="no C compiler here")
 ROWS = [{"input_ids": ids, "labels": ids} for ids in ([*range(20), 1], [*range(20), 2, 3], [9] * 37, list(range(11)))]
-SEGMENTS = layout.pack(ROWS).segments
-TOKENS = len(layout.pack(ROWS).ids)
+PACK = pack(ROWS)
+SEGMENTS, TOKENS = PACK.segments, len(PACK.ids)
 HEADS, SIZE = 6, 16
 
 
@@ -99,20 +100,22 @@ def test_native_is_its_twin(case: Callable[..., tuple[Tensor, ...]], dtype: torc
         assert close(one, other)
 
 
-@needs_compiler
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_built_for_older_processors_it_is_its_twin_too(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dtype: torch.dtype
-) -> None:
-    older = [flag.replace("=native", "=x86-64-v3") for flag in native.COMPILE]
-    monkeypatch.setattr(native, "COMPILE", older)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+@pytest.fixture
+def no_library_yet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """An empty cache folder, from which the library is looked for anew."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     native.library.cache_clear()
-    try:
-        for case in CASES:
-            test_native_is_its_twin(case, dtype)
-    finally:
-        native.library.cache_clear()
+    yield tmp_path / "cache"
+    native.library.cache_clear()
+
+
+@needs_compiler
+@pytest.mark.usefixtures("no_library_yet")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_built_for_older_processors_it_is_its_twin_too(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    monkeypatch.setattr(native, "COMPILE", [flag.replace("=native", "=x86-64-v3") for flag in native.COMPILE])
+    for case in CASES:
+        test_native_is_its_twin(case, dtype)
 
 
 @needs_compiler
@@ -129,45 +132,34 @@ def test_what_is_not_a_number_stays_visible(bad: float) -> None:
 
 
 @needs_compiler
-def test_attention_over_thousands_of_keys(dtype: torch.dtype = torch.float32) -> None:
-    pack = layout.pack([{"input_ids": [7] * 2500, "labels": [7] * 2500}])
-    qkv = torch.randn(2500, 3 * SIZE).to(dtype)
+def test_attention_over_thousands_of_keys() -> None:
+    long = pack([{"input_ids": [7] * 2500, "labels": [7] * 2500}])
+    qkv = torch.randn(2500, 3 * SIZE)
     q, k, v = (x[None, None] for x in qkv.chunk(3, 1))
     expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)[0, 0]
-    assert close(native.attention(qkv, pack.segments, 1, 1, SIZE**-0.5)[0], expected)
+    assert close(native.attention(qkv, long.segments, 1, 1, SIZE**-0.5)[0], expected)
 
 
+@pytest.mark.usefixtures("no_library_yet")
 def test_without_a_compiler_the_plain_kernels_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    native.library.cache_clear()
-    try:
-        assert kernels.best() is plain
-    finally:
-        native.library.cache_clear()
+    assert kernels.best() is plain
 
 
+@pytest.mark.usefixtures("no_library_yet")
 def test_a_compiler_that_fails_is_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = tmp_path / "gcc"
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    native.library.cache_clear()
-    try:
-        assert native.library() is None
-    finally:
-        native.library.cache_clear()
+    assert native.library() is None
 
 
 @needs_compiler
-def test_the_library_is_built_once_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_the_library_is_built_once_and_kept(no_library_yet: Path) -> None:
+    assert native.library() is not None
+    (built,) = (no_library_yet / "neuralbot" / "kernels").iterdir()
+    first: Any = built.stat().st_mtime_ns
     native.library.cache_clear()
-    try:
-        assert native.library() is not None
-        (built,) = (tmp_path / "neuralbot" / "kernels").iterdir()
-        first: Any = built.stat().st_mtime_ns
-        native.library.cache_clear()
-        assert native.library() is not None
-        assert built.stat().st_mtime_ns == first
-    finally:
-        native.library.cache_clear()
+    assert native.library() is not None
+    assert built.stat().st_mtime_ns == first

@@ -16,7 +16,7 @@ SCRIPT = """
 import json, torch
 from tests.training.test_packed_model import model, rows
 from neuralbot import kernels
-from neuralbot.kernels.layout import pack
+from neuralbot.data.packing import pack
 from neuralbot.kernels.quantized import quantizer
 from neuralbot.training.packed_model import PackedModel
 torch.set_num_threads(1)

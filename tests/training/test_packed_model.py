@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config
 
 from neuralbot.arguments import FinetuningArguments
+from neuralbot.data.packing import Pack, pack
+from neuralbot.data.tokenized import Row
 from neuralbot.kernels import native, plain
-from neuralbot.kernels.layout import Pack, Row, pack
 from neuralbot.kernels.quantized import Quantize, quantizer
 from neuralbot.training.adapter import add_lora
 from neuralbot.training.packed_model import PackedModel, unsupported

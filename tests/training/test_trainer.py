@@ -170,6 +170,7 @@ def test_plain_peft_loads_what_the_fast_path_trained(tiny_model: Any, tiny_token
     [
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor"),
         ({"neftune_noise_alpha": 5.0}, "neftune"),
+        ({"include_num_input_tokens_seen": "all"}, "include_num_input_tokens_seen"),
         ({}, None),
     ],
 )

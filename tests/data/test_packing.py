@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuralbot.kernels.layout import IGNORED, Pack, pack
+from neuralbot.data.packing import Pack, pack
+from neuralbot.data.tokenized import IGNORED
 
 PREFIX = list(range(100, 120))
 
