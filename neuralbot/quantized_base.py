@@ -5,13 +5,11 @@ The output layer and the embeddings keep the dtype of the computation.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuralbot import modeling
+from neuralbot import hardware, modeling
 from neuralbot.errors import ModelError
 
 if TYPE_CHECKING:
@@ -52,14 +50,8 @@ def load_quantized(
             model.set_submodule(owner, quantize(layer))
     if missing:
         raise _mismatch(source, f"it lacks {len(missing)} tensors ({', '.join(sorted(missing)[:5])})")
-    _return_freed_memory()
+    hardware.return_freed_memory()
     return model.eval()
-
-
-def _return_freed_memory() -> None:
-    """Give what rounding the weights needed back to the system; without glibc it stays with the process."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _folder(source: str, revision: str | None, token: str | None, cache_dir: str | None) -> Path:

@@ -47,3 +47,24 @@ def test_quota_of_the_cgroup_caps_the_threads(monkeypatch) -> None:  # type: ign
     monkeypatch.setattr(hardware, "_read", lambda path: "150000 100000" if path.endswith("cpu.max") else "")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     assert hardware.usable_cpus() == 1
+
+
+def test_freed_memory_is_kept_while_asked_for() -> None:
+    """Pages newly asked of the system by 64 MiB that were there a moment before."""
+    code = """
+import contextlib, resource, torch
+from neuralbot import hardware
+
+def pages(around):
+    with around:
+        torch.ones(2**24)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(2**24)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+torch.set_num_threads(1)
+print(pages(contextlib.nullcontext()), pages(hardware.freed_memory_kept()), pages(contextlib.nullcontext()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, inside, after = map(int, done.stdout.split())
+    assert inside < min(before, after) / 10

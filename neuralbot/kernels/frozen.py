@@ -1,7 +1,8 @@
 """Weights that are not trained: y = x W^T, and dx = dy W, for several layers that read the same x at once.
 
 Inputs are (tokens, width) in the dtype of the computation; `added` is added to y. Weights (out, in) are in that
-dtype (`Dense`), in int8 and multiplied in integers (`Int8`), or in four bits and unpacked when needed (`FourBit`).
+dtype (`Dense`, or `Prepacked` where memory allows), in int8 and multiplied in integers (`Int8`), or in four bits and
+unpacked when needed (`FourBit`).
 """
 
 from __future__ import annotations
@@ -37,6 +38,41 @@ class Dense:
 
     def backward(self, grad: Tensor) -> Tensor:
         return _product(grad, self.weight)
+
+
+class Prepacked(Dense):
+    """bf16 weights beside two copies in the blocks that oneDNN multiplies, which it else makes for every product."""
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        super().__init__(layers)
+        self.blocks = _reorder(self.weight)
+        self.transposed_blocks = _reorder(self.weight.t().contiguous())
+
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        y = _blocked_linear(x, self.blocks, self.bias)
+        return y if added is None else y.add_(added)
+
+    def backward(self, grad: Tensor) -> Tensor:
+        return _blocked_linear(grad, self.transposed_blocks, None)
+
+
+def can_prepack() -> bool:
+    """Whether oneDNN multiplies bf16 on this processor."""
+    return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _reorder(weight: Tensor) -> Tensor:
+    blocks: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _EXPECTED_ROWS)
+    return blocks
+
+
+def _blocked_linear(x: Tensor, blocks: Tensor, bias: Tensor | None) -> Tensor:
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, blocks, bias, "none", [], "")
+    return y
+
+
+# Rows for which oneDNN chooses the blocks; other numbers of rows can use them too.
+_EXPECTED_ROWS = 1024
 
 
 class Int8:
@@ -124,8 +160,8 @@ _WORKSPACES: dict[torch.dtype, Tensor] = {}
 
 
 def _product(grad: Tensor, weight: Tensor) -> Tensor:
-    """grad W. oneDNN repacks a large W faster when it is told the transposed product."""
-    if weight.numel() < 2**22:
+    """grad W. oneDNN repacks a large and tall W faster when it is told the transposed product."""
+    if weight.numel() < 2**24 or weight.shape[0] < 4 * weight.shape[1]:
         return grad @ weight
     return (weight.t() @ grad.t()).t().contiguous()
 

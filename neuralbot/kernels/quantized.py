@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from neuralbot import kernels
 from neuralbot.kernels import plain
-from neuralbot.kernels.frozen import Dense, FourBit, Frozen, Int8
+from neuralbot.kernels.frozen import Dense, FourBit, Frozen, Int8, Prepacked
 
 Quantize = Callable[[nn.Linear], nn.Linear]
 
@@ -107,12 +107,14 @@ class _Through(torch.autograd.Function):
         return ctx.frozen.backward(grad.contiguous()), None
 
 
-def freeze(layers: Sequence[nn.Linear], kernels: ModuleType) -> Frozen:
-    """One frozen product of layers of one kind; they keep working, on the same memory."""
+def freeze(layers: Sequence[nn.Linear], kernels: ModuleType, *, prepack: bool = False) -> Frozen:
+    """One frozen product of layers of one kind; they keep working, on the same memory (and copies, with `prepack`)."""
     (kind,) = {type(layer) for layer in layers}
     if kind is FourBitLinear:
         return FourBit(layers, kernels)  # type: ignore[arg-type]  # all are FourBitLinear
-    return Int8(layers, kernels) if kind is Int8Linear else Dense(layers)
+    if kind is Int8Linear:
+        return Int8(layers, kernels)
+    return Prepacked(layers) if prepack else Dense(layers)
 
 
 def quantizer(bits: int, quant_type: str = "nf4", double_quant: bool = True) -> Quantize:

@@ -30,9 +30,9 @@ class Line:
 class Projection:
     """Linear layers that read the same input: their frozen product and their adapters."""
 
-    def __init__(self, layers: Sequence[nn.Module], kernels: ModuleType) -> None:
+    def __init__(self, layers: Sequence[nn.Module], kernels: ModuleType, prepack: bool) -> None:
         bases: list[Any] = [getattr(layer, "base_layer", layer) for layer in layers]
-        self.frozen = freeze(bases, kernels)
+        self.frozen = freeze(bases, kernels, prepack=prepack)
         self.lora = Lora(_adapters(layers, self.frozen.sizes))
 
     def forward(self, x: Tensor, training: bool, added: Tensor | None = None) -> tuple[Tensor, Applied]:
@@ -61,15 +61,15 @@ class Kept:
 class PackedLayer:
     """A transformers decoder layer (Llama's names), its weights shared with it."""
 
-    def __init__(self, layer: Any, kernels: ModuleType) -> None:
+    def __init__(self, layer: Any, kernels: ModuleType, *, prepack: bool) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.kernels = kernels
         self.scale = float(attention.scaling)
         self.size = int(attention.head_dim)
-        self.qkv = Projection((attention.q_proj, attention.k_proj, attention.v_proj), kernels)
-        self.out = Projection((attention.o_proj,), kernels)
-        self.gate_up = Projection((mlp.gate_proj, mlp.up_proj), kernels)
-        self.down = Projection((mlp.down_proj,), kernels)
+        self.qkv = Projection((attention.q_proj, attention.k_proj, attention.v_proj), kernels, prepack)
+        self.out = Projection((attention.o_proj,), kernels, prepack)
+        self.gate_up = Projection((mlp.gate_proj, mlp.up_proj), kernels, prepack)
+        self.down = Projection((mlp.down_proj,), kernels, prepack)
         self.norms = [
             (norm.weight.detach().float(), float(norm.variance_epsilon))
             for norm in (layer.input_layernorm, layer.post_attention_layernorm)

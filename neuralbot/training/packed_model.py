@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from neuralbot.data.packing import Pack
+from neuralbot.kernels.quantized import freeze
 from neuralbot.training.packed_layer import Kept, Line, PackedLayer
 
 FAMILIES = ("llama", "mistral", "qwen2")
@@ -57,14 +58,14 @@ def _other_training(model: Any) -> str | None:
 class PackedModel:
     """`loss(pack, denominator)` of a peft model; its backward fills the adapters' gradients."""
 
-    def __init__(self, model: Any, kernels: ModuleType, *, checkpointing: bool = False) -> None:
+    def __init__(self, model: Any, kernels: ModuleType, *, checkpointing: bool = False, prepack: bool = False) -> None:
         causal = model.get_base_model()
         self.kernels, self.checkpointing = kernels, checkpointing
         self.embedding = causal.get_input_embeddings().weight.detach()
         self.rotary = causal.model.rotary_emb
-        self.layers = [PackedLayer(layer, kernels) for layer in causal.model.layers]
+        self.layers = [PackedLayer(layer, kernels, prepack=prepack) for layer in causal.model.layers]
         self.norm = causal.model.norm.weight.detach().float(), float(causal.model.norm.variance_epsilon)
-        self.head = causal.get_output_embeddings().weight.detach()
+        self.head = freeze([causal.get_output_embeddings()], kernels, prepack=prepack)
 
     def loss(self, pack: Pack, denominator: float, *, training: bool = True) -> Tensor:
         """The sum of the targets' cross entropies, divided by `denominator`; a float32 scalar."""
@@ -121,12 +122,13 @@ class _TargetLoss(torch.autograd.Function):
         h, rstd = kernels.rms_norm(x, norm, eps)
         dh = torch.zeros_like(h, dtype=torch.float32) if x.requires_grad else None
         total = torch.zeros(())
-        for part in torch.split(torch.arange(len(rows)), max(1, LOGITS // len(model.head))):
+        parts = -(-len(rows) * sum(model.head.sizes) // LOGITS)
+        for part in torch.tensor_split(torch.arange(len(rows)), parts):
             at = rows[part]
-            logits = h[at] @ model.head.t()
+            logits = model.head.forward(h[at])
             total += kernels.cross_entropy(logits, labels[part], weights[part]).dot(weights[part])
             if dh is not None:
-                dh.index_add_(0, at, (logits @ model.head).float())
+                dh.index_add_(0, at, model.head.backward(logits).float())
         if dh is not None:
             ctx.dx = kernels.rms_norm_backward(dh.to(x.dtype), x, norm, rstd, None)
         return total

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainingArguments
 
-from neuralbot import kernels
+from neuralbot import hardware, kernels
 from neuralbot.data.packing import Pack, pack
 from neuralbot.data.tokenized import IGNORED, Row
+from neuralbot.kernels.frozen import can_prepack
 from neuralbot.kernels.quantized import FourBitLinear
 from neuralbot.training.packed_model import PackedModel
 from neuralbot.training.trainer import Trainer
@@ -24,6 +25,7 @@ from neuralbot.training.trainer import Trainer
 # A four-bit base is chosen for its memory, so there activations are kept small too.
 TOKENS = 2048
 TOKENS_FOUR_BIT = 768
+SHARE_FOR_COPIES = 16  # one part of so many of the memory
 
 
 class PackCollator:
@@ -56,7 +58,13 @@ class PackedTrainer(Trainer):
 
     def __init__(self, *args: Any, model: PreTrainedModel, **kwargs: Any) -> None:
         super().__init__(*args, model=model, **kwargs)
-        self.packed = PackedModel(model, kernels.best(), checkpointing=self.args.gradient_checkpointing)
+        self.packed = PackedModel(
+            model, kernels.best(), checkpointing=self.args.gradient_checkpointing, prepack=prepacks(model)
+        )
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        with hardware.freed_memory_kept():
+            return super().train(*args, **kwargs)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
@@ -95,6 +103,16 @@ def _targets(packs: Sequence[Pack]) -> float:
 def tokens_at_once(model: nn.Module) -> int:
     """How many tokens fit into one pack for this model."""
     return TOKENS_FOUR_BIT if any(isinstance(module, FourBitLinear) for module in model.modules()) else TOKENS
+
+
+def prepacks(model: nn.Module) -> bool:
+    """Whether the base is copied into oneDNN's blocks: a bf16 one whose copies take little of the memory."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    base = [layer.weight for layer in layers if not layer.weight.requires_grad]
+    if any(weight.dtype != torch.bfloat16 for weight in base) or not can_prepack():
+        return False
+    copies = 2 * sum(weight.nbytes for weight in base)
+    return copies <= hardware.probe().memory_bytes // SHARE_FOR_COPIES
 
 
 def merge_accumulation(arguments: TrainingArguments) -> None:

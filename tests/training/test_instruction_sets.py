@@ -17,15 +17,18 @@ import json, torch
 from tests.training.test_packed_model import model, rows
 from neuralbot import kernels
 from neuralbot.data.packing import pack
+from neuralbot.kernels.frozen import can_prepack
 from neuralbot.kernels.quantized import quantizer
 from neuralbot.training.packed_model import PackedModel
 torch.set_num_threads(1)
 found = {}
-for name, dtype, quantize in (
-    ("float32", torch.float32, None), ("bfloat16", torch.bfloat16, None),
-    ("int8", torch.bfloat16, quantizer(8)), ("nf4", torch.bfloat16, quantizer(4)),
+for name, dtype, quantize, prepack in (
+    ("float32", torch.float32, None, False), ("bfloat16", torch.bfloat16, None, False),
+    ("prepacked", torch.bfloat16, None, can_prepack()),
+    ("int8", torch.bfloat16, quantizer(8), False), ("nf4", torch.bfloat16, quantizer(4), False),
 ):
-    loss = PackedModel(model(dtype=dtype, quantize=quantize), kernels.best()).loss(pack(rows()), 50.0)
+    packed = PackedModel(model(dtype=dtype, quantize=quantize), kernels.best(), prepack=prepack)
+    loss = packed.loss(pack(rows()), 50.0)
     loss.backward()
     found[name] = loss.item()
 print(json.dumps(found))
@@ -52,5 +55,6 @@ def test_every_dispatch_gives_the_same_losses(isa: str) -> None:
     found = losses(isa)
     assert found["float32"] == pytest.approx(losses("ALL")["float32"], rel=1e-5)
     assert found["bfloat16"] == pytest.approx(found["float32"], rel=5e-3)
+    assert found["prepacked"] == pytest.approx(found["float32"], rel=5e-3)
     assert found["int8"] == pytest.approx(found["float32"], rel=5e-3)
     assert found["nf4"] == pytest.approx(found["float32"], rel=2e-2)

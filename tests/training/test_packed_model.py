@@ -16,6 +16,7 @@ from neuralbot.arguments import FinetuningArguments
 from neuralbot.data.packing import Pack, pack
 from neuralbot.data.tokenized import Row
 from neuralbot.kernels import native, plain
+from neuralbot.kernels.frozen import can_prepack
 from neuralbot.kernels.quantized import Quantize, quantizer
 from neuralbot.training.adapter import add_lora
 from neuralbot.training.packed_model import PackedModel, unsupported
@@ -48,6 +49,9 @@ def rows() -> list[Row]:
         {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
         for prompt, answer in zip(prompts, drawn, strict=True)
     ]
+
+
+needs_onednn = pytest.mark.skipif(not can_prepack(), reason="oneDNN multiplies no bf16 here")
 
 
 def model(
@@ -111,14 +115,16 @@ def test_losses_and_gradients_are_those_of_separate_rows(name: str, kernels: Mod
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
-def test_bf16_is_as_near_to_fp32_as_the_plain_path_is(kernels: ModuleType) -> None:
+@pytest.mark.parametrize("prepack", [False, pytest.param(True, marks=needs_onednn)])
+def test_bf16_is_as_near_to_fp32_as_the_plain_path_is(kernels: ModuleType, prepack: bool) -> None:
     exact = model()
     expected = plain_loss(exact, rows(), 50.0), gradients(exact)
     plain_bf16, packed_bf16 = model(dtype=torch.bfloat16), model(dtype=torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
         loss = plain_loss(plain_bf16, rows(), 50.0)
     error = distance(gradients(plain_bf16), expected[1])
-    assert packed_loss(packed_bf16, pack(rows()), 50.0, kernels) == pytest.approx(expected[0], rel=5e-3)
+    found = packed_loss(packed_bf16, pack(rows()), 50.0, kernels, prepack=prepack)
+    assert found == pytest.approx(expected[0], rel=5e-3)
     assert loss == pytest.approx(expected[0], rel=5e-3)
     assert distance(gradients(packed_bf16), expected[1]) < 1.2 * error
 

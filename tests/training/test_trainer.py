@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,11 +11,14 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
+from neuralbot import hardware
 from neuralbot.arguments import FinetuningArguments
 from neuralbot.data.tokenized import Tokenized
 from neuralbot.errors import ModelError, TrainingDiverged
+from neuralbot.kernels.frozen import can_prepack
 from neuralbot.training import adapter
 from neuralbot.training.build import build_trainer, why_reference
+from neuralbot.training.packed_trainer import prepacks
 from neuralbot.training.trainer import Collator, MetricsCallback, perplexity
 
 ROWS = [{"input_ids": [5, 6, 7, 8, 9][: 2 + i % 4], "labels": [-100, 6, 7, 8, 9][: 2 + i % 4]} for i in range(24)]
@@ -215,3 +219,15 @@ def test_wrong_lora_modules_name_the_right_ones(tiny_model: Any) -> None:
 def test_perplexity_of_a_huge_loss_is_infinite() -> None:
     assert perplexity(0.0) == 1.0
     assert perplexity(1e6) == math.inf
+
+
+@pytest.mark.skipif(not can_prepack(), reason="oneDNN multiplies no bf16 here")
+def test_only_a_bf16_base_whose_copies_are_small_is_copied_into_blocks(
+    tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = adapter.add_lora(copy_of(tiny_model).bfloat16(), FinetuningArguments(), seed=1)
+    assert prepacks(model)
+    assert not prepacks(adapter.add_lora(copy_of(tiny_model).float(), FinetuningArguments(), seed=1))
+    small = replace(hardware.probe(), memory_bytes=2**14)
+    monkeypatch.setattr(hardware, "probe", lambda: small)
+    assert not prepacks(model)
