@@ -9,11 +9,13 @@ Does not: read files (`sources`), map columns of other names, render tool calls.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from neuralbot.conversation import Conversation, Role, Turn
+from neuralbot.data.bad_rows import BadRows
 from neuralbot.errors import DataError
 
 SUMMARY_REQUEST = "Summarize the highlights of this article."
@@ -37,53 +39,51 @@ class Format:
     reason: str
 
 
-@dataclass(frozen=True)
-class Converted:
-    """conversations: one for each usable row. empty: where the rows stand that have nothing to learn from."""
-
-    conversations: list[Conversation]
-    empty: list[str]
-
-
-def detect(columns: Sequence[str], task: str) -> Format:
+def detect(columns: Sequence[str], task: str, mapping: Mapping[str, str] | None = None) -> Format:
     """The format that these columns spell. Task "summarization" looks for a document with its summary first.
 
     Raises DataError with the columns present and what was expected.
     """
     for name in sorted(_SPECS, key=lambda name: name != task):
-        found = {field: _column(columns, choices) for field, choices in _SPECS[name].fields.items()}
+        mapped = mapping or {}
+        found = {
+            field: mapped.get(field) or _column(columns, choices) for field, choices in _SPECS[name].fields.items()
+        }
         named = {field: column for field, column in found.items() if column is not None}
         if len(named) == len(found):
             return _format(name, named, columns)
     raise DataError(_unknown(columns))
 
 
-def to_conversations(rows: Sequence[Mapping[str, Any]], fmt: Format, where: str) -> list[Conversation]:
-    """The rows as conversations; rows without any answer are left out (see `convert`).
+def conversations(rows: Iterable[Mapping[str, Any]], fmt: Format, where: str, bad: BadRows) -> Iterator[Conversation]:
+    """The rows as conversations, one by one; none is kept. `where` names their source.
 
-    Raises DataError with file, line and row number for a field that is missing, null or of a wrong type, an unknown
-    role or turns out of order, and if too many answers are empty.
+    A row with a field that is missing, null or of a wrong type, an unknown role or turns out of order goes to `bad`.
+    Rows whose answer is empty are left out, and counted in `bad.notices` after the last row. Raises DataError with
+    file, line and row where bad rows stop the run, and at the end if too many answers are empty.
     """
-    return convert(rows, fmt, where).conversations
-
-
-def convert(rows: Sequence[Mapping[str, Any]], fmt: Format, where: str) -> Converted:
-    """`to_conversations`, with the places of the rows that were left out because their answer is empty."""
     build = _SPECS[fmt.name].build
-    done = Converted([], [])
+    count, empty, first_empty = 0, 0, ""
     for number, row in enumerate(rows, start=1):
-        at = _At(where, number, row)
-        conversation = build(at, fmt.columns)
-        if any(turn.role == "assistant" and not turn.content.strip() for turn in conversation.turns):
-            done.empty.append(at.place)
+        try:
+            conversation = build(_At(where, number, row), fmt.columns)
+        except DataError as error:
+            bad.add(error, json.dumps(row, ensure_ascii=False, default=str))
+            continue
+        count += 1
+        if all(turn.content.strip() for turn in conversation.turns if turn.role == "assistant"):
+            yield conversation
         else:
-            done.conversations.append(conversation)
-    if len(done.empty) > _MOST_EMPTY * len(rows):
+            empty += 1
+            first_empty = first_empty or conversation.where
+    if empty > _MOST_EMPTY * count:
         raise DataError(
-            f"{done.empty[0]}: the answer is empty, as in {len(done.empty)} of {len(rows)} rows; expected a text in "
-            f"every answer: fill them in or take these rows out"
+            f"{first_empty}: the answer is empty, as in {empty} of {count} rows; expected a text in every answer: "
+            "fill them in or take these rows out"
         )
-    return done
+    if empty:
+        rows_left = "1 row" if empty == 1 else f"{empty} rows"
+        bad.notices.append(f"{where}: {rows_left} of {count} left out, the answer is empty: {first_empty}")
 
 
 class _At:

@@ -3,13 +3,13 @@
 Refused besides broken syntax: NaN and Infinity, a key that appears twice in one object, half characters (lone
 surrogates), numbers without end, nesting without end, rows that are no objects, rows over the size limit.
 
-Does not: open files (`sources`), know what columns mean.
+Does not: open files (`sources`), find rows in a list that is larger than memory (`json_list`), know what columns mean.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,18 +18,29 @@ from neuralbot.errors import DataError
 ROW_LIMIT_BYTES = 16 * 2**20
 EXCERPT = 80
 _MOST_DIGITS = 1000
+_LONGEST_WORD = 10  # of JSON, such as -Infinity: the beginning of one is no error while the file goes on
 
 
 class Row(dict[str, Any]):
-    """A row that knows the line of its file (1-based; 0 where lines mean nothing, as in parquet)."""
+    """A row that knows its line in the file (0 where lines mean nothing, as in parquet) and its number in a list."""
 
     line: int = 0
+    number: int = 0  # 0 where each row has a line of its own
+
+
+class Unfinished(Exception):
+    """The text at hand ends inside the value: with more of the file it may be whole."""
+
+
+def fault(where: Path | str, what: str, then: str, excerpt: str | None = None) -> DataError:
+    """A DataError: place, what is wrong, the text there, what to do."""
+    shown = "" if excerpt is None else f"; it reads {excerpt.strip()[:EXCERPT]!r}"
+    return DataError(f"{where}: {what}{shown}; {then}")
 
 
 def fail(where: Path | str, what: str, then: str, excerpt: str | None = None) -> NoReturn:
-    """Raise a DataError: place, what is wrong, the text there, what to do."""
-    shown = "" if excerpt is None else f"; it reads {excerpt.strip()[:EXCERPT]!r}"
-    raise DataError(f"{where}: {what}{shown}; {then}")
+    """Raise that."""
+    raise fault(where, what, then, excerpt)
 
 
 def too_large(where: Path | str, excerpt: str) -> NoReturn:
@@ -44,72 +55,70 @@ def row_of_line(path: Path, number: int, line: str) -> Row:
     value, end = parse(path, line, start, first_line=number)
     rest = skip_blanks(line, end)
     if rest < len(line):
-        where = f"{path}:{place(line, rest, number)}"
+        where = located(path, line, rest, number)
         fail(where, "text after the end of the row", "put each object on its own line", line[rest:])
-    return _as_row(value, f"{path}:{number}", number)
+    return as_row(value, f"{path}:{number}", number)
 
 
-def rows_of_array(path: Path, text: str, start: int) -> Iterator[Row]:
-    """The objects of the list that begins at `start`, to the end of the text."""
-    at = skip_blanks(text, start + 1)
-    line, counted, number = 1, 0, 0
-    more = text[at : at + 1] != "]"
-    while more:
-        line, counted = line + text.count("\n", counted, at), at
-        value, end = parse(path, text, at)
-        number += 1
-        if end - at > ROW_LIMIT_BYTES:
-            too_large(f"{path}:{line}: row {number}", text[at : at + EXCERPT])
-        yield _as_row(value, f"{path}:{line}: row {number}", line)
-        at = skip_blanks(text, end)
-        more = text[at : at + 1] == ","
-        if not more and text[at : at + 1] != "]":
-            what = "a comma or ] is missing after this row" if at < len(text) else "the file ends inside the list"
-            fail(f"{path}:{place(text, at)}", f"invalid JSON: {what}", "mend it or save the file again", text[at:])
-        at = skip_blanks(text, at + 1) if more else at
-    rest = skip_blanks(text, at + 1)
-    if rest < len(text):
-        fail(f"{path}:{place(text, rest)}", "text after the end of the list", "take it out", text[rest:])
+def parse(
+    path: Path,
+    text: str,
+    start: int,
+    *,
+    first_line: int = 1,
+    first_column: int = 1,
+    more: bool = False,
+    strict: bool = True,
+) -> tuple[Any, int]:
+    """The JSON value that begins at character `start`, and where it ends.
 
-
-def rows_of_object(path: Path, value: dict[str, Any]) -> Iterator[Row]:
-    """The rows of an object that holds one list of them, such as {"data": [...]}."""
-    lists = [key for key, inner in value.items() if isinstance(inner, list)]
-    if len(lists) != 1:
-        found = f"lists under {', '.join(map(repr, lists))}" if lists else "no list"
-        keys = ", ".join(map(repr, list(value)[:8]))
-        fail(path, f"is one object with {found} (its keys: {keys})", "expected a list of objects, one for each row")
-    for number, inner in enumerate(value[lists[0]], start=1):
-        yield _as_row(inner, f"{path}: {lists[0]}: row {number}", 0)
-
-
-def parse(path: Path, text: str, start: int, *, first_line: int = 1) -> tuple[Any, int]:
-    """The JSON value that begins at character `start`, and where it ends; `first_line` is the text's in its file."""
+    first_line, first_column: where the text begins in its file. more: the file goes on behind the text, so a value
+    that reaches its end raises Unfinished. Raises DataError for all that is not JSON, or not `strict` JSON.
+    """
     try:
-        value, end = _DECODER.raw_decode(text, start)
+        value, end = (_DECODER if strict else _LENIENT).raw_decode(text, start)
     except json.JSONDecodeError as error:
+        if more and (error.msg.startswith("Unterminated string") or error.pos > len(text) - _LONGEST_WORD):
+            raise Unfinished from error
         line_start = text.rfind("\n", 0, error.pos) + 1
         excerpt = text[max(line_start, error.pos - EXCERPT // 2) :].split("\n", 1)[0]
         then = 'expected {"column": value, ...}: keys and texts in double quotes, commas between items'
-        fail(f"{path}:{place(text, error.pos, first_line)}", f"invalid JSON: {error.msg}", then, excerpt)
+        where = located(path, text, error.pos, first_line, first_column)
+        fail(where, f"invalid JSON: {error.msg}", then, excerpt)
     except (_NotStrict, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        where = f"{path}:{place(text, start, first_line)}"
+        where = located(path, text, start, first_line, first_column)
         fail(where, f"unusable JSON: {reason}", "mend or take out this row", text[start : start + EXCERPT])
-    if "\\ud" in text[start:end].lower():
-        _refuse_half_characters(path, text, start, first_line, value)
+    if more and end > len(text) - _LONGEST_WORD:  # a number goes on, perhaps
+        raise Unfinished
+    if strict and "\\ud" in text[start:end].lower():
+        at = _half_character(text, start, value)
+        if at is not None:
+            where = located(path, text, at, first_line, first_column)
+            what = f"{text[at : at + 6].lower()} is half a character (a lone surrogate)"
+            fail(where, what, "take it out or write the whole pair", text[at : at + 40])
     return value, end
 
 
-def place(text: str, at: int, first_line: int = 1) -> str:
-    """line:column of a character, both 1-based."""
-    return f"{first_line + text.count(chr(10), 0, at)}:{at - text.rfind(chr(10), 0, at)}"
+def place(text: str, at: int, first_line: int = 1, first_column: int = 1) -> tuple[int, int]:
+    """Line and column of a character, both 1-based; the text begins at first_line, first_column of its file."""
+    line_end = text.rfind("\n", 0, at)
+    column = first_column + at if line_end < 0 else at - line_end
+    return first_line + text.count("\n", 0, at), column
+
+
+def located(path: Path, text: str, at: int, first_line: int = 1, first_column: int = 1) -> str:
+    """file:line:column of a character."""
+    line, column = place(text, at, first_line, first_column)
+    return f"{path}:{line}:{column}"
 
 
 def skip_blanks(text: str, at: int) -> int:
-    while at < len(text) and text[at] in " \t\r\n":
-        at += 1
-    return at
+    """Where the next character stands that is no blank, or the end of the text."""
+    return at + len(blanks.group()) if (blanks := _BLANKS.match(text, at)) else at
+
+
+_BLANKS = re.compile(r"[ \t\r\n]+")
 
 
 class _NotStrict(ValueError):
@@ -135,23 +144,25 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer)
+_LENIENT = json.JSONDecoder(parse_int=str)
 
 
-def _refuse_half_characters(path: Path, text: str, start: int, first_line: int, value: object) -> None:
+def _half_character(text: str, start: int, value: object) -> int | None:
+    """Where the first lone surrogate stands in the text of a value; None if all are in pairs."""
     try:
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError as error:
         name = f"\\u{ord(error.object[error.start]):04x}"
-        at = max(text.lower().find(name, start), start)
-        what = f"{name} is half a character (a lone surrogate)"
-        fail(f"{path}:{place(text, at, first_line)}", what, "take it out or write the whole pair", text[at : at + 40])
+        return max(text.lower().find(name, start), start)
+    return None
 
 
-def _as_row(value: object, where: str, line: int) -> Row:
+def as_row(value: object, where: str, line: int, number: int = 0) -> Row:
+    """The value as a row; a DataError at `where` if it is no object."""
     if not isinstance(value, dict):
         kind = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(type(value), "a number")
         excerpt = json.dumps(value, ensure_ascii=False)
         fail(where, f"the row is {kind}, not an object", 'expected {"column": value, ...}', excerpt)
     row = Row(value)
-    row.line = line
+    row.line, row.number = line, number
     return row

@@ -30,6 +30,7 @@ _KINDS: dict[str, tuple[str, str]] = {
     "str": ("a text", "string"),
     "list": ("a list of texts", "array"),
     "dict": ("a mapping", "object"),
+    "mappings": ("a list of mappings", "array"),  # of fields again, see source_list.py
     "null": ("null", "null"),
 }
 
@@ -43,6 +44,8 @@ INTERVALS: dict[str, str] = {
     "data.max_source_length": "[1, 1000000]",
     "data.max_target_length": "[1, 1000000]",
     "data.num_beams": "[1, 64]",
+    "data.max_bad_rows": "[1, inf)",
+    "data.sources.weight": "(0, inf)",
     "data.preprocessing_num_workers": "[1, 1024]",
     "finetuning.lora_rank": "[1, 4096]",
     "finetuning.lora_alpha": "[1, 65536]",
@@ -189,7 +192,7 @@ def read_annotation(text: str, enums: Mapping[str, tuple[str, ...]]) -> tuple[fr
             kinds.add("str")
             choices = tuple(ast.literal_eval(ast.Tuple(elts=_elements(part.slice), ctx=ast.Load())))
         else:
-            kinds.add({"None": "null"}.get(base, base))
+            kinds.add({"None": "null", "list[dict[str, Any]]": "mappings"}.get(ast.unparse(part), base))
     return frozenset(kinds & _KINDS.keys()), choices
 
 
@@ -215,6 +218,8 @@ def check(field: Field, node: Node) -> str | None:
     if isinstance(value, Unusable) or field.kinds <= {"null"}:
         return None
     kind = _kind(value)
+    if kind == "list" and "mappings" in field.kinds:
+        return None  # source_list.py checks them one by one
     if kind not in field.kinds and not (kind == "int" and "float" in field.kinds):
         return f"expected {field.expected()}, got {_shown(field, node)}{_hint(field, node)}"
     if isinstance(value, list):
