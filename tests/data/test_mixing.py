@@ -28,7 +28,7 @@ def test_a_source_that_ends_begins_again_until_the_others_have_ended() -> None:
     found = list(mix)
     assert [row for row in found if row[0] == "b"] == rows("b", 10)
     assert [row for row in found if row[0] == "a"] == (rows("a", 3) * 4)[: mix.taken[0]]
-    assert abs(mix.taken[0] - mix.taken[1]) <= 1
+    assert mix.taken == [10, 10]
 
 
 def test_weights_by_size_use_every_row_once() -> None:
@@ -51,8 +51,9 @@ def test_no_row_is_left_out_and_shares_hold_all_along(sources: list[tuple[int, f
             assert taken[name] <= count * weight / total + len(sources)
     assert list(taken.values()) == mix.taken
     assert all(taken[name] >= size for name, (size, _) in zip(names, sources, strict=True))
-    ends = [taken[name] <= size for name, (size, _) in zip(names, sources, strict=True)]
-    assert any(ends)  # it ends when the slowest has come to its end, so that one is not repeated
+    # it ends where the one that lasts longest has come to its end
+    longest = max(size * total / weight for size, weight in sources)
+    assert sum(taken.values()) == pytest.approx(longest, abs=len(sources))
 
 
 def test_the_same_sources_give_the_same_order_and_can_be_read_again() -> None:
