@@ -323,7 +323,8 @@ def _tuned(trainer: Trainer, prepared: Prepared, folder: RunFolder) -> PreTraine
     from neuralbot import modeling
 
     dtype, model = prepared.plan.torch_dtype(), prepared.recipe.model
-    if prepared.recipe.finetuning.qlora:  # serving merges into the base as its maker stored it
+    if prepared.recipe.finetuning.qlora:  # serving merges into the base as its maker stored it: not two at once
+        trainer.release()
         return modeling.load_for_chat(str(folder.path), dtype, token=model.token, cache_dir=model.cache_dir).model
     return modeling.merged(trainer.accelerator.unwrap_model(trainer.model), dtype)
 
