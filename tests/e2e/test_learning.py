@@ -67,5 +67,8 @@ def test_an_int8_base_ends_where_a_bf16_base_ends(tmp_path: Path) -> None:
     )
     assert bf16.after is not None
     assert int8.after is not None
-    assert int8.metrics["eval_loss"] == pytest.approx(bf16.metrics["eval_loss"], rel=0.005)
+    # Of the loss before tuning: what is left of it after (0.08) moves by a third from one seed to the next.
+    assert int8.metrics["eval_loss"] == pytest.approx(
+        bf16.metrics["eval_loss"], abs=0.005 * bf16.metrics["eval_loss_before"]
+    )
     assert int8.after.main_score == pytest.approx(bf16.after.main_score, abs=0.02)
