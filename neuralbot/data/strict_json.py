@@ -21,9 +21,10 @@ _MOST_DIGITS = 1000
 
 
 class Row(dict[str, Any]):
-    """A row that knows the line of its file (1-based; 0 where lines mean nothing, as in parquet)."""
+    """A row that knows its line in the file (0 where lines mean nothing, as in parquet) and its number in a list."""
 
     line: int = 0
+    number: int = 0  # 0 where each row has a line of its own
 
 
 def fail(where: Path | str, what: str, then: str, excerpt: str | None = None) -> NoReturn:
@@ -60,7 +61,7 @@ def rows_of_array(path: Path, text: str, start: int) -> Iterator[Row]:
         number += 1
         if end - at > ROW_LIMIT_BYTES:
             too_large(f"{path}:{line}: row {number}", text[at : at + EXCERPT])
-        yield _as_row(value, f"{path}:{line}: row {number}", line)
+        yield _as_row(value, f"{path}:{line}: row {number}", line, number)
         at = skip_blanks(text, end)
         more = text[at : at + 1] == ","
         if not more and text[at : at + 1] != "]":
@@ -77,10 +78,11 @@ def rows_of_object(path: Path, value: dict[str, Any]) -> Iterator[Row]:
     lists = [key for key, inner in value.items() if isinstance(inner, list)]
     if len(lists) != 1:
         found = f"lists under {', '.join(map(repr, lists))}" if lists else "no list"
-        keys = ", ".join(map(repr, list(value)[:8]))
-        fail(path, f"is one object with {found} (its keys: {keys})", "expected a list of objects, one for each row")
+        keys = ", ".join(repr(key[:EXCERPT]) for key in list(value)[:8]) + (", ..." if len(value) > 8 else "")
+        then = 'expected a list of objects, one for each row, such as [{"question": "...", "answer": "..."}]'
+        fail(path, f"is one object with {found} (its keys: {keys})", then)
     for number, inner in enumerate(value[lists[0]], start=1):
-        yield _as_row(inner, f"{path}: {lists[0]}: row {number}", 0)
+        yield _as_row(inner, f"{path}: {lists[0]}: row {number}", 0, number)
 
 
 def parse(path: Path, text: str, start: int, *, first_line: int = 1) -> tuple[Any, int]:
@@ -147,11 +149,11 @@ def _refuse_half_characters(path: Path, text: str, start: int, first_line: int, 
         fail(f"{path}:{place(text, at, first_line)}", what, "take it out or write the whole pair", text[at : at + 40])
 
 
-def _as_row(value: object, where: str, line: int) -> Row:
+def _as_row(value: object, where: str, line: int, number: int = 0) -> Row:
     if not isinstance(value, dict):
         kind = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(type(value), "a number")
         excerpt = json.dumps(value, ensure_ascii=False)
         fail(where, f"the row is {kind}, not an object", 'expected {"column": value, ...}', excerpt)
     row = Row(value)
-    row.line = line
+    row.line, row.number = line, number
     return row
