@@ -150,10 +150,12 @@ def _check_mapping(columns: Sequence[str], mapping: Mapping[str, str]) -> None:
     known = list(dict.fromkeys(name for spec in _SPECS.values() for names in spec.names.values() for name in names))
     for name, column in mapping.items():
         if name not in known:
-            raise DataError(f"data.columns: there is no field {name!r}{_near(name, known)}; fields: {', '.join(known)}")
+            raise DataError(
+                f"data.columns: there is no field {name!r} (fields: {', '.join(known)}){_near(name, known)}"
+            )
         if column not in columns:
-            near = _near(column, columns)
-            raise DataError(f"data.columns: there is no column {column!r} for {name!r}{near}; {_present(columns)}")
+            what = f"there is no column {column!r} for {name!r} ({_present(columns)})"
+            raise DataError(f"data.columns: {what}{_near(column, columns) or '; expected one of these'}")
 
 
 def _no_common_format(mapping: Mapping[str, str]) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from neuralbot.data.bad_rows import BadRows
 from neuralbot.errors import DataError
 
 ROW_LIMIT_BYTES = 16 * 2**20
@@ -29,8 +30,13 @@ class Row(dict[str, Any]):
 
 def fail(where: Path | str, what: str, then: str, excerpt: str | None = None) -> NoReturn:
     """Raise a DataError: place, what is wrong, the text there, what to do."""
+    raise fault(where, what, then, excerpt)
+
+
+def fault(where: Path | str, what: str, then: str, excerpt: str | None = None) -> DataError:
+    """The error that `fail` raises."""
     shown = "" if excerpt is None else f"; it reads {excerpt.strip()[:EXCERPT]!r}"
-    raise DataError(f"{where}: {what}{shown}; {then}")
+    return DataError(f"{where}: {what}{shown}; {then}")
 
 
 def too_large(where: Path | str, excerpt: str) -> NoReturn:
@@ -50,18 +56,25 @@ def row_of_line(path: Path, number: int, line: str) -> Row:
     return _as_row(value, f"{path}:{number}", number)
 
 
-def rows_of_array(path: Path, text: str, start: int) -> Iterator[Row]:
-    """The objects of the list that begins at `start`, to the end of the text."""
+def rows_of_array(path: Path, text: str, start: int, bad: BadRows) -> Iterator[Row]:
+    """The objects of the list that begins at `start`, to the end of the text; bad ones whose end is known to `bad`."""
     at = skip_blanks(text, start + 1)
     line, counted, number = 1, 0, 0
     more = text[at : at + 1] != "]"
     while more:
         line, counted = line + text.count("\n", counted, at), at
-        value, end = parse(path, text, at)
         number += 1
-        if end - at > ROW_LIMIT_BYTES:
-            too_large(f"{path}:{line}: row {number}", text[at : at + EXCERPT])
-        yield _as_row(value, f"{path}:{line}: row {number}", line, number)
+        end = at
+        try:
+            value, end = parse(path, text, at)
+            if end - at > ROW_LIMIT_BYTES:
+                too_large(f"{path}:{line}: row {number}", text[at : at + EXCERPT])
+            row = _as_row(value, f"{path}:{line}: row {number}", line, number)
+        except DataError as error:
+            end = end if end > at else _lenient_end(text, at, error)
+            bad.add(error, text[at:end])
+        else:
+            yield row
         at = skip_blanks(text, end)
         more = text[at : at + 1] == ","
         if not more and text[at : at + 1] != "]":
@@ -73,7 +86,15 @@ def rows_of_array(path: Path, text: str, start: int) -> Iterator[Row]:
         fail(f"{path}:{place(text, rest)}", "text after the end of the list", "take it out", text[rest:])
 
 
-def rows_of_object(path: Path, value: dict[str, Any]) -> Iterator[Row]:
+def _lenient_end(text: str, at: int, error: DataError) -> int:
+    """Where a value ends that is JSON, though not strict. Raises `error` if nothing tells."""
+    try:
+        return _LENIENT.raw_decode(text, at)[1]
+    except (ValueError, RecursionError):
+        raise error from None
+
+
+def rows_of_object(path: Path, value: dict[str, Any], bad: BadRows) -> Iterator[Row]:
     """The rows of an object that holds one list of them, such as {"data": [...]}."""
     lists = [key for key, inner in value.items() if isinstance(inner, list)]
     if len(lists) != 1:
@@ -82,7 +103,12 @@ def rows_of_object(path: Path, value: dict[str, Any]) -> Iterator[Row]:
         then = 'expected a list of objects, one for each row, such as [{"question": "...", "answer": "..."}]'
         fail(path, f"is one object with {found} (its keys: {keys})", then)
     for number, inner in enumerate(value[lists[0]], start=1):
-        yield _as_row(inner, f"{path}: {lists[0]}: row {number}", 0, number)
+        try:
+            row = _as_row(inner, f"{path}: {lists[0]}: row {number}", 0, number)
+        except DataError as error:
+            bad.add(error, json.dumps(inner, ensure_ascii=False))
+        else:
+            yield row
 
 
 def parse(path: Path, text: str, start: int, *, first_line: int = 1) -> tuple[Any, int]:
@@ -136,6 +162,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+_LENIENT = json.JSONDecoder(parse_int=str)
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer)
 
 

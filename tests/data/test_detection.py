@@ -150,10 +150,10 @@ def test_reason_says_which_columns_were_mapped() -> None:
 @pytest.mark.parametrize(
     ("mapping", "parts"),
     [
-        ({"qestion": "Frage"}, ["there is no field 'qestion'; did you mean 'question'?", "fields: messages, "]),
+        ({"qestion": "Frage"}, ["there is no field 'qestion' (fields: messages, ", "did you mean 'question'?"]),
         (
             {"question": "Frgae"},
-            ["there is no column 'Frgae' for 'question'; did you mean 'Frage'?", "'Frage', 'Antwort'"],
+            ["there is no column 'Frgae' for 'question'", "did you mean 'Frage'?", "'Frage', 'Antwort'"],
         ),
         ({"question": "Frage", "summary": "Antwort"}, ["no format has the fields 'question', 'summary' together"]),
         ({"output": "Frage", "response": "Antwort"}, ["no format has the fields 'output', 'response' together"]),
