@@ -282,7 +282,7 @@ def _parquet(path: Path, bad: BadRows) -> Iterator[Row]:
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches():
                 yield from (Row(record) for record in batch.to_pylist())
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         fail(path, f"is not a usable parquet file: {error}", "write it again, or give json or csv")
 
 

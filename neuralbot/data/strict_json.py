@@ -9,6 +9,7 @@ Does not: open files (`sources`), know what columns mean.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -154,6 +155,13 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
+def _decimal(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise _NotStrict(f"the number {text[:EXCERPT]} is too large")
+    return number
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
@@ -163,7 +171,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _LENIENT = json.JSONDecoder(parse_int=str)
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer)
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer, parse_float=_decimal
+)
 
 
 def _refuse_half_characters(path: Path, text: str, start: int, first_line: int, value: object) -> None:
