@@ -153,7 +153,7 @@ def _function(at: _At, columns: Mapping[str, str]) -> Conversation:
     """The answer is the whole function, so that it runs; `test` defines check(candidate), which has to be called."""
     start, rest, test, name = (at.filled(column) for column in columns.values())
     if not name.isidentifier():
-        at.fail(f"column {columns['entry_point']!r} is {name!r}", "expected the name of the function")
+        at.fail(f"column {columns['entry_point']!r} is {name[:60]!r}", "expected the name of the function")
     return _answered(at, _with_input(FUNCTION_REQUEST, start), start + rest, f"{test}\n\ncheck({name})")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -125,8 +126,10 @@ def parse(path: Path, text: str, start: int, *, first_line: int = 1) -> tuple[An
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         where = f"{path}:{place(text, start, first_line)}"
         fail(where, f"unusable JSON: {reason}", "mend or take out this row", text[start : start + EXCERPT])
-    if "\\ud" in text[start:end].lower():
-        _refuse_half_characters(path, text, start, first_line, value)
+    if (at := _half_character(text, start, end)) is not None:
+        what = f"{text[at : at + 6]} is half a character (a lone surrogate)"
+        where = f"{path}:{place(text, at, first_line)}"
+        fail(where, what, "take it out or write the whole pair", text[at : at + 40])
     return value, end
 
 
@@ -166,7 +169,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise _NotStrict(f"the key {next(key for key in keys if keys.count(key) > 1)!r} appears twice in one object")
+        double = next(key for key in keys if keys.count(key) > 1)[:EXCERPT]
+        raise _NotStrict(f"the key {double!r} appears twice in one object")
     return found
 
 
@@ -176,14 +180,16 @@ _DECODER = json.JSONDecoder(
 )
 
 
-def _refuse_half_characters(path: Path, text: str, start: int, first_line: int, value: object) -> None:
-    try:
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError as error:
-        name = f"\\u{ord(error.object[error.start]):04x}"
-        at = max(text.lower().find(name, start), start)
-        what = f"{name} is half a character (a lone surrogate)"
-        fail(f"{path}:{place(text, at, first_line)}", what, "take it out or write the whole pair", text[at : at + 40])
+def _half_character(text: str, start: int, end: int) -> int | None:
+    """Where an escaped surrogate stands alone in a JSON value."""
+    if not _SURROGATE.search(text, start, end):
+        return None
+    return next((found.start() for found in _ESCAPE.finditer(text, start, end) if found[1]), None)
+
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+# A whole pair, or one of two alone (the group), or any other escape.
+_ESCAPE = re.compile(r"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..)|\\.")
 
 
 def _as_row(value: object, where: str, line: int, number: int = 0) -> Row:

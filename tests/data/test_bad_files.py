@@ -48,9 +48,11 @@ NOT_STRICT = {
     "too large": '@{"instruction": OUTPUT, "output": "x", "n": 1e999}',
     "many digits": '@{"instruction": OUTPUT, "output": "x", "n": ' + "9" * 5000 + "}",
     "key twice": '@{"output": OUTPUT, "instruction": "x", "output": "y"}',
+    "long key twice": '@{"instruction": OUTPUT, "output": "y", "LONG": 1, "LONG": 2}',
     "key twice inside": '@{"output": OUTPUT, "instruction": "x", "n": [{"a": 1, "b": 2, "a": 3}]}',
     "half a character": '{"output": OUTPUT, "instruction": "x@\\ud83d!"}',
     "other half": '{"output": OUTPUT, "instruction": "@\\uDE00\\ud83d"}',
+    "half behind a pair": '{"output": "\\ud83d\\ude00 \\\\ud83d İ", "instruction": "@\\ud83d"}',
     "half a key": '{"output": OUTPUT, "instruction": "x", "@\\ud800": 1}',
 }
 SYNTAX = {
