@@ -20,7 +20,10 @@ from neuralbot.errors import DataError
 
 @dataclass(frozen=True)
 class Format:
-    """What the columns mean. columns: field -> name of its column. reason: one sentence for people, why this format."""
+    """What the columns mean. reason: one sentence for people, why this format.
+
+    columns: field -> name of its column; of optional fields also where no row so far has that column.
+    """
 
     name: str
     columns: Mapping[str, str]
@@ -107,7 +110,9 @@ def detect(columns: Sequence[str], task: str, mapping: Mapping[str, str] | None 
     if others:
         also = ", ".join(f"{_SPECS[name].says} ({listed(found[name].values())})" for name in others)
         reason += f"; would fit too: {also}: data.columns chooses"
-    return Format(chosen, found[chosen], reason)
+    used = found[chosen].values()
+    later = {field: field for field in _SPECS[chosen].optional if field not in used}  # rows not seen yet may have them
+    return Format(chosen, later | found[chosen], reason)
 
 
 def _fields(spec: _Spec, columns: Sequence[str], mapping: Mapping[str, str]) -> dict[str, str]:

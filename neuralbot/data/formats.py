@@ -62,7 +62,9 @@ def conversations(rows: Iterable[Mapping[str, Any]], fmt: Format, where: str, ba
         )
     if empty:
         rows_left = "1 row" if empty == 1 else f"{empty} rows"
-        bad.notices.append(f"{where}: {rows_left} of {count} left out, the answer is empty: {first_empty}")
+        notice = f"{where}: {rows_left} of {count} left out, the answer is empty: {first_empty}"
+        if notice not in bad.notices:  # rows may be read more than once
+            bad.notices.append(notice)
 
 
 def _place(where: str, position: int, row: Mapping[str, Any]) -> str:

@@ -137,7 +137,8 @@ def test_messages_that_point_to_each_other_are_no_plain_text(links: list[str]) -
 )
 def test_the_mapping_decides(columns: list[str], mapping: dict[str, str], name: str, found: dict[str, str]) -> None:
     fmt = detect(columns, "completion", mapping)
-    assert (fmt.name, fmt.columns) == (name, found)
+    assert (fmt.name, {field: fmt.columns[field] for field in found}) == (name, found)
+    assert len(set(fmt.columns.values())) == len(fmt.columns)
 
 
 def test_reason_says_which_columns_were_mapped() -> None:

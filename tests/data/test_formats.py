@@ -32,6 +32,12 @@ def test_input_may_be_null_or_missing_in_some_rows() -> None:
     assert [row.turns[0] for row in read(rows)] == [Turn("user", "A")] * 2
 
 
+def test_an_optional_column_counts_also_if_it_comes_late() -> None:
+    rows = [{"instruction": "A", "output": "x"}, {"instruction": "A", "input": "B", "output": "x", "tests": "t"}]
+    last = read(rows)[-1]
+    assert (last.turns[0].input, last.tests) == ("B", "t")
+
+
 @pytest.mark.parametrize("tests", ["assert f() == 1\nassert f() != 2", ["assert f() == 1", "assert f() != 2"]])
 def test_tests_of_code_rows(tests: object) -> None:
     (row,) = read([{"instruction": "A", "output": "x", "tests": tests}], "code-generation")
@@ -220,6 +226,7 @@ def test_a_few_empty_answers_are_left_out_and_counted_many_are_a_fault() -> None
     rows = [{"instruction": f"Q{number}", "output": "x"} for number in range(199)]
     rows.append({"instruction": "Q", "output": " "})
     bad = BadRows()
+    assert len(read(rows, bad=bad)) == 199
     assert len(read(rows, bad=bad)) == 199
     assert bad.notices == ["f.json: 1 row of 200 left out, the answer is empty: f.json: row 200"]
     with pytest.raises(DataError, match=r"f\.json: row 20: the answer is empty, as in 1 of 20 rows"):
