@@ -66,16 +66,15 @@ def rows_of_array(path: Path, text: str, start: int, bad: BadRows) -> Iterator[R
     while more:
         line, counted = line + text.count("\n", counted, at), at
         number += 1
-        end = at
         try:
             value, end = parse(path, text, at)
-            if end - at > ROW_LIMIT_BYTES:
-                too_large(f"{path}:{line}: row {number}", text[at : at + EXCERPT])
             row = _as_row(value, f"{path}:{line}: row {number}", line, number)
         except DataError as error:
-            end = end if end > at else _lenient_end(text, at, error)
+            end = _lenient_end(text, at, error)
             bad.add(error, text[at:end])
         else:
+            if end - at > ROW_LIMIT_BYTES:
+                too_large(f"{path}:{line}: row {number}", text[at : at + EXCERPT])
             yield row
         at = skip_blanks(text, end)
         more = text[at : at + 1] == ","

@@ -94,7 +94,7 @@ CASES = [
     ],
     *[("txt", *fault, True) for fault in NO_TEXT_LINE.items()],
     ("jsonl", "too long", '@{"instruction": "LONG", "output": OUTPUT}', True),
-    ("json", "too long", '@{"instruction": "LONG", "output": OUTPUT}', True),
+    ("json", "too long", '@{"instruction": "LONG", "output": OUTPUT}', False),
     ("csv", "too long", "@LONGSEPy", False),
     ("csv", "too long together", '@x,"' + ("y" * (LIMIT // 20) + "\n") * 30 + '"', False),
     ("txt", "too long", "@LONG", True),
