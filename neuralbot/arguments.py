@@ -85,6 +85,10 @@ class DataArguments:
     streaming: bool = field(default=False, metadata=_says("Read the data set while training."))
     preprocessing_num_workers: int | None = field(default=None, metadata=_says("Processes for tokenising."))
     test_file: str | None = field(default=None, metadata=_says("Held-out rows, scored before and after tuning."))
+    columns: dict[str, str] | None = field(
+        default=None,
+        metadata=_says("Which column is which field, where its name does not say: {question: Anfrage}."),
+    )
 
 
 @dataclass

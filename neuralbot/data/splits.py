@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuralbot.conversation import Conversation
 from neuralbot.data import formats, sources
+from neuralbot.data.bad_rows import BadRows
 from neuralbot.errors import DataError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def load_splits(data: DataArguments, task: str, *, do_eval: bool, token: str | N
     do_eval: validation rows are wanted; DataError if there are none and `validation_split_percentage` is 0.
     Raises DataError, also for everything that is wrong with a file or row.
     """
-    reader = _Reader(task)
+    reader = _Reader(task, data.columns)
     _read_files(data, reader, do_eval=do_eval)
     if data.dataset_name:
         _read_hub(data, reader, do_eval=do_eval, token=token)
@@ -73,8 +74,9 @@ def load_splits(data: DataArguments, task: str, *, do_eval: bool, token: str | N
 class _Reader:
     """Collects what has been read so far."""
 
-    def __init__(self, task: str) -> None:
+    def __init__(self, task: str, mapping: Mapping[str, str] | None) -> None:
         self.task = task
+        self.mapping = mapping
         self.rows: dict[str, list[Conversation]] = {}
         self.notices: list[str] = []
         self.fingerprint: dict[str, str] = {}
@@ -93,15 +95,13 @@ class _Reader:
     def _add(self, role: str, rows: list[dict[str, Any]], name: str) -> None:
         columns = list(dict.fromkeys(column for row in rows for column in row))
         try:
-            fmt = formats.detect(columns, self.task)
+            fmt = formats.detect(columns, self.task, self.mapping)
         except DataError as error:
             raise DataError(f"{name}: {error}") from error
-        converted = formats.convert(rows, fmt, name)
-        self.rows[role] = converted.conversations
+        bad = BadRows()
+        self.rows[role] = list(formats.conversations(rows, fmt, name, bad))
         self.detected.append(f"{name}: {len(rows)} rows, {fmt.reason}")
-        if converted.empty:
-            count = _count(len(converted.empty), "row")
-            self.notices.append(f"{name}: {count} of {len(rows)} left out, the answer is empty: {converted.empty[0]}")
+        self.notices += bad.notices
 
 
 def _read_files(data: DataArguments, reader: _Reader, *, do_eval: bool) -> None:
