@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from neuralbot.data.bad_rows import BadRows
 from neuralbot.data.strict_json import (
     ROW_LIMIT_BYTES,
     Row,
@@ -48,6 +49,20 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if not rows:
         fail(path, "has no rows: 0 usable of 0", "give a file with at least one row")
     return rows
+
+
+def rows(path: Path, bad: BadRows) -> Iterator[Row]:
+    """The rows of a jsonl file, one at a time; a line that holds none goes to `bad`. Raises DataError."""
+    _reader(path)
+    try:
+        for number, line in _lines(path):
+            if line.strip():
+                try:
+                    yield row_of_line(path, number, line)
+                except DataError as error:
+                    bad.add(error, line)
+    except (OSError, EOFError, zlib.error) as error:
+        fail(path, f"cannot be read: {error}", "check its permissions, and that the file is complete")
 
 
 def load_hub(
