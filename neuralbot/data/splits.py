@@ -165,12 +165,12 @@ def _hold_back(data: DataArguments, reader: _Reader) -> None:
 
 def _share(row: Conversation, seed: int) -> float:
     """A number in 0..1 that depends on the row's question and the seed alone."""
-    digest = hashlib.sha256(f"{seed}\x00".encode() + _question(row)).digest()
+    digest = hashlib.sha256(f"{seed}\x00".encode() + question(row)).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def _question(row: Conversation) -> bytes:
-    """What is asked in a row: all but the answers; the text itself where it is plain text."""
+def question(row: Conversation) -> bytes:
+    """What is asked in a row, as bytes: all but the answers; the text itself where it is plain text."""
     asked = [turn for turn in row.turns if turn.role != "assistant"] or row.turns
     return json.dumps([[turn.role, turn.content] for turn in asked], ensure_ascii=False).encode()
 
@@ -191,7 +191,7 @@ def _overlaps(
 ) -> list[str]:
     """A notice for each pair of splits that ask the same questions: scores on those rows prove nothing."""
     asked = {
-        name: [_question(row) for row in rows] for name, rows in zip(_ROLES, (train, validation, test), strict=True)
+        name: [question(row) for row in rows] for name, rows in zip(_ROLES, (train, validation, test), strict=True)
     }
     notices = []
     for held_out, seen in (("validation", "train"), ("test", "train"), ("test", "validation")):
