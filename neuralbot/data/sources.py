@@ -59,20 +59,6 @@ def rows(path: Path, bad: BadRows) -> Iterator[Row]:
         fail(path, f"has no rows: 0 usable of {count}", "give a file with at least one row")
 
 
-def rows(path: Path, bad: BadRows) -> Iterator[Row]:
-    """The rows of a jsonl file, one at a time; a line that holds none goes to `bad`. Raises DataError."""
-    _reader(path)
-    try:
-        for number, line in _lines(path):
-            if line.strip():
-                try:
-                    yield row_of_line(path, number, line)
-                except DataError as error:
-                    bad.add(error, line)
-    except (OSError, EOFError, zlib.error) as error:
-        fail(path, f"cannot be read: {error}", "check its permissions, and that the file is complete")
-
-
 def load_hub(
     name: str,
     config: str | None,
