@@ -95,9 +95,9 @@ def test_figures_by_hand(tmp_path: Path, model: Path, capsys: pytest.CaptureFixt
     assert cells(out, "train") == ["1", "1"]
     assert cells(out, "validation in train") == ["1", "0"]
     place = tmp_path / "train.jsonl"
-    assert f"train: {place}:4: row 4 is the same as {place}:1: row 1" in out
-    assert f"validation in train: {validation}:1: row 1 asks the same as {place}:1: row 1" in out
-    assert f"{place}:1: row 1: 7 tokens, 3 trained on\n<u> a <end> <a> b c <end>\n" in out
+    assert f"train: {place}:4 is the same as {place}:1" in out
+    assert f"validation in train: {validation}:1 asks the same as {place}:1" in out
+    assert f"{place}:1: 7 tokens, 3 trained on\n<u> a <end> <a> b c <end>\n" in out
     assert f"{place}:2: row 2:" not in out
     assert "\nwarning: 25% of the training rows lose the end of their answer" in out
     assert "\nnote: 1 of 2 validation rows ask what the train rows ask too: their scores may flatter" in out

@@ -62,9 +62,6 @@ def check(path: Path, form: Form | Literal["auto"] = "auto") -> Checked:
         raise DataError(f"{path}: expected JSON lines (*.jsonl): save the file with one row in {{...}} on each line")
     bad = BadRows("skip", most=sys.maxsize)
     rows = list(sources.rows(path, bad))
-    if not rows:
-        first = f"; the first: {bad.found[0].problem}" if bad.found else ""
-        raise DataError(f"{path}: has no rows: 0 usable of {len(bad.found)}{first}")
     form = _form(rows, path) if form == "auto" else form
     problems = [Problem(_UNREADABLE, row.problem) for row in bad.found]
     original = {row.line: row for row in rows}
