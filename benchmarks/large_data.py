@@ -2,9 +2,9 @@
 
     python -m benchmarks.large_data --rows 1000000
 
-Rows of about 1 KB are written to a folder in TMPDIR (1 GB for a million) and deleted again. Each measurement is a process
-of its own; its peak is what the kernel says about it when it has ended. `look`: splits, the tokens of a sample. `train`:
-a few steps of LoRA on the embedded model. Does not: measure speed of training (finetune.py).
+Rows of about 1 KB are written to a folder in TMPDIR (1 GB for a million) and deleted again. Each measurement is a
+process of its own; its peak is what the kernel says about it when it has ended. `look`: splits, the tokens of a sample.
+`train`: a few steps of LoRA on the embedded model. Does not: measure speed of training (finetune.py).
 """
 
 from __future__ import annotations

@@ -98,6 +98,10 @@ class DataArguments:
     )
     preprocessing_num_workers: int | None = field(default=None, metadata=_says("Processes for tokenising."))
     test_file: str | None = field(default=None, metadata=_says("Held-out rows, scored before and after tuning."))
+    columns: dict[str, str] | None = field(
+        default=None,
+        metadata=_says("Which column is which field, where its name does not say: {question: Anfrage}."),
+    )
     sources: list[dict[str, Any]] | None = field(
         default=None,
         metadata=_says(

@@ -137,8 +137,9 @@ def _object(window: Window, bad: BadRows) -> Iterator[Row]:
 
 def _not_one_list(where: str, keys: list[str], lists: list[str]) -> NoReturn:
     found = f"lists under {', '.join(map(repr, lists))}" if lists else "no list"
-    shown = ", ".join(map(repr, keys[:8]))
-    fail(where, f"is one object with {found} (its keys: {shown})", "expected a list of objects, one for each row")
+    shown = ", ".join(repr(key[:EXCERPT]) for key in keys[:8]) + (", ..." if len(keys) > 8 else "")
+    then = 'expected a list of objects, one for each row, such as [{"question": "...", "answer": "..."}]'
+    fail(where, f"is one object with {found} (its keys: {shown})", then)
 
 
 def _list(window: Window, name: str, bad: BadRows) -> Iterator[Row]:

@@ -235,4 +235,5 @@ class _Finder:
 
     def _origin(self, name: str, parts: Sequence[Part], asked: SourceArguments | None = None) -> Origin:
         asked = asked or SourceArguments()
-        return Origin(name, parts, self._task, self._bad, weight=asked.weight, columns=asked.columns)
+        columns = asked.columns or self._data.columns
+        return Origin(name, parts, self._task, self._bad, weight=asked.weight, columns=columns)

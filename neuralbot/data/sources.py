@@ -62,8 +62,9 @@ def _rows_of_file(path: Path, bad: BadRows) -> Iterator[Row]:
     except (OSError, EOFError, zlib.error) as error:
         fail(path, f"cannot be read: {error}", "check its permissions, and that the file is complete")
     if row is None:
-        count = len(bad.found) - before
-        fail(path, f"has no rows: 0 usable of {count}", "give a file with at least one row")
+        unusable = bad.found[before:]
+        first = f"; the first: {unusable[0].problem}" if unusable else ""
+        fail(path, f"has no rows: 0 usable of {len(unusable)}{first}", "give a file with at least one row")
 
 
 class HubRows:

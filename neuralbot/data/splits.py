@@ -53,6 +53,10 @@ class Splits:
     used: dict[str, int] = field(default_factory=dict)
     bad: BadRows = field(default_factory=BadRows)
 
+    def sample(self) -> tuple[Conversation, ...]:
+        """All training rows; of a Stream the first SAMPLE_ROWS."""
+        return self.train.head() if isinstance(self.train, Stream) else self.train
+
 
 class Stream:
     """Training rows that are read and divided anew in each iteration; only one at a time is in memory.

@@ -9,6 +9,7 @@ Does not: open files (`sources`), find rows in a list that is larger than memory
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any, NoReturn
@@ -91,12 +92,10 @@ def parse(
         fail(where, f"unusable JSON: {reason}", "mend or take out this row", text[start : start + EXCERPT])
     if more and end > len(text) - _LONGEST_WORD:  # a number goes on, perhaps
         raise Unfinished
-    if strict and "\\ud" in text[start:end].lower():
-        at = _half_character(text, start, value)
-        if at is not None:
-            where = located(path, text, at, first_line, first_column)
-            what = f"{text[at : at + 6].lower()} is half a character (a lone surrogate)"
-            fail(where, what, "take it out or write the whole pair", text[at : at + 40])
+    if strict and (at := _half_character(text, start, end)) is not None:
+        where = located(path, text, at, first_line, first_column)
+        what = f"{text[at : at + 6]} is half a character (a lone surrogate)"
+        fail(where, what, "take it out or write the whole pair", text[at : at + 40])
     return value, end
 
 
@@ -135,26 +134,38 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
+def _decimal(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise _NotStrict(f"the number {text[:EXCERPT]} is too large")
+    return number
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise _NotStrict(f"the key {next(key for key in keys if keys.count(key) > 1)!r} appears twice in one object")
+        double = next(key for key in keys if keys.count(key) > 1)[:EXCERPT]
+        raise _NotStrict(f"the key {double!r} appears twice in one object")
     return found
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer)
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer, parse_float=_decimal
+)
 _LENIENT = json.JSONDecoder(parse_int=str)
 
 
-def _half_character(text: str, start: int, value: object) -> int | None:
-    """Where the first lone surrogate stands in the text of a value; None if all are in pairs."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError as error:
-        name = f"\\u{ord(error.object[error.start]):04x}"
-        return max(text.lower().find(name, start), start)
-    return None
+def _half_character(text: str, start: int, end: int) -> int | None:
+    """Where an escaped surrogate stands alone in a JSON value."""
+    if not _SURROGATE.search(text, start, end):
+        return None
+    return next((found.start() for found in _ESCAPE.finditer(text, start, end) if found[1]), None)
+
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+# A whole pair, or one of two alone (the group), or any other escape.
+_ESCAPE = re.compile(r"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..)|\\.")
 
 
 def as_row(value: object, where: str, line: int, number: int = 0) -> Row:

@@ -67,7 +67,12 @@ class TokenRows(Sequence[Row]):
     @property
     def longest(self) -> int:
         """Tokens of the longest row."""
-        return int(np.diff(self.ends, prepend=0).max(initial=0))
+        return max(self.lengths(), default=0)
+
+    def lengths(self) -> list[int]:
+        """Tokens of each row."""
+        found: list[int] = np.diff(self.ends, prepend=0).tolist()
+        return found
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from neuralbot.data import checks
 from neuralbot.data.splits import Splits, Stream
 from neuralbot.data.streaming import StreamedRows
 from neuralbot.data.token_cache import tokenize_or_recall
@@ -93,15 +94,17 @@ def tokenize_splits(
     data: DataArguments,
     say: Callable[[str], None],
 ) -> TrainingData:
-    """Tokenize the training and the validation rows. Raises as `tokenize` does."""
+    """Tokenize the training and the validation rows. Raises as `tokenize` does, and DataError for a fatal finding."""
     settings = (tokenizer, max_seq_length, train_on_inputs)
     recall = partial(tokenize_or_recall, overwrite=data.overwrite_cache, say=say)
     validation = recall(splits.validation, *settings, "validation rows") if splits.validation else None
     if isinstance(splits.train, Stream):
-        head = splits.train.head()
+        head = splits.sample()
         train = tokenize(head, *settings, f"the first {len(head)} training rows")
+        checks.stop(checks.fatal(head, train, tokenizer))
         stream = StreamedRows(splits.train, Tokenizing(*settings, "training rows"), data.dataset_seed)
         return TrainingData(splits, train, validation, max_seq_length, stream)
     train = recall(splits.train, *settings, "training rows")
+    checks.stop(checks.fatal(splits.train, train, tokenizer))
     longest = max(train.rows.longest, validation.rows.longest if validation else 0)
     return TrainingData(replace(splits, train=()), train, validation, longest)

@@ -127,7 +127,7 @@ def test_training_data_in_memory_lets_the_conversations_go(
     tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text('{"instruction": "Q", "output": "A"}\n' * 20)
+    path.write_text('{"instruction": "Q", "output": "A B"}\n' * 20)
     data = DataArguments(train_file=str(path))
     rows = tokenize_splits(load_splits(data, "completion", do_eval=False), tiny_tokenizer, 60, False, data, print)
     assert rows.splits.train == () and rows.stream is None and rows.trained_on is rows.train.rows
