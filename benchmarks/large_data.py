@@ -1,10 +1,11 @@
-"""Memory of looking at, and of training the first steps on, more rows than one would hold in memory.
+"""Memory of previewing, and of training the first steps on, more rows than one would hold in memory.
 
     python -m benchmarks.large_data --rows 1000000
 
 Rows of about 1 KB are written to a folder in TMPDIR (1 GB for a million) and deleted again. Each measurement is a
-process of its own; its peak is what the kernel says about it when it has ended. `look`: splits, the tokens of a sample.
-`train`: a few steps of LoRA on the embedded model. Does not: measure speed of training (finetune.py).
+command of its own, with the embedded model; its peak is what the kernel says about the process when it has ended.
+
+Does not: measure the speed of training (finetune.py).
 """
 
 from __future__ import annotations
@@ -20,24 +21,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from neuralbot.hardware import probe
+from neuralbot.training.provenance import environment
+from neuralbot.training.records import write_json
 
 STEPS = 3
 _VERBS = ("carries", "sells", "finds", "mends", "paints", "hides", "weighs", "counts", "lends", "keeps")
 _THINGS = ("a red bag", "two old maps", "the last loaf", "a silver key", "nine blue eggs", "the long rope")
 _PLACES = ("near the station", "behind the mill", "on Monday", "before the storm", "in the market", "at noon")
-_LOOK = """
-import sys
-from neuralbot import conversation, modeling
-from neuralbot.arguments import DataArguments
-from neuralbot.data.splits import load_splits
-from neuralbot.data.training_data import tokenize_splits
-tokenizer = modeling.load_tokenizer("seedling")
-conversation.ensure_chat_template(tokenizer, "completion")
-data = DataArguments(train_file=sys.argv[1], validation_split_percentage=1, streaming=True)
-splits = load_splits(data, "completion", do_eval=True)
-print(tokenize_splits(splits, tokenizer, 512, False, data, print).describe())
-"""
 
 
 @dataclass(frozen=True)
@@ -66,12 +58,11 @@ def write_rows(path: Path, count: int) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-def recipe(folder: Path, rows: Path, **data: Any) -> Path:
+def recipe(folder: Path, rows: Path) -> Path:
     """A recipe that trains the embedded model on a stream of these rows for a few steps."""
     whole = {
         "model": {"model_name_or_path": "seedling"},
-        "data": {"train_file": str(rows), "validation_split_percentage": 1, "max_eval_samples": 64, "streaming": True}
-        | data,
+        "data": {"train_file": str(rows), "validation_split_percentage": 1, "max_eval_samples": 64, "streaming": True},
         "training": {
             "output_dir": str(folder / "run"), "max_steps": STEPS, "per_device_train_batch_size": 8, "do_eval": True,
             "logging_steps": 1, "overwrite_output_dir": True,
@@ -83,13 +74,11 @@ def recipe(folder: Path, rows: Path, **data: Any) -> Path:
     return path
 
 
-def look(rows: Path) -> Measured:
-    return _measured("look", [sys.executable, "-c", _LOOK, str(rows)])
-
-
-def train(rows: Path, **data: Any) -> Measured:
-    made = recipe(rows.parent, rows, **data)
-    return _measured("train", [sys.executable, "-m", "neuralbot.finetune", str(made)])
+def measure(rows: Path) -> list[Measured]:
+    """`neuralbot data preview` and `neuralbot finetune` of a recipe with these rows."""
+    made = str(recipe(rows.parent, rows))
+    commands = (["data", "preview", made], ["finetune", made])
+    return [_measured(" ".join(command[:-1]), [sys.executable, "-m", "neuralbot", *command]) for command in commands]
 
 
 def _measured(what: str, command: Sequence[str]) -> Measured:
@@ -108,13 +97,19 @@ def _measured(what: str, command: Sequence[str]) -> Measured:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    count = parser.parse_args().rows
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/large-data.json"))
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.jsonl"
-        write_rows(rows, count)
+        write_rows(rows, arguments.rows)
         size = rows.stat().st_size
-        for done in (look(rows), train(rows)):
-            print(json.dumps({"rows": count, "bytes": size, **asdict(done)}), flush=True)
+        found = [asdict(done) for done in measure(rows)]
+    hardware = asdict(probe())
+    write_json(
+        arguments.output,
+        {**environment(), "hardware": hardware, "rows": arguments.rows, "bytes": size, "steps": STEPS, "runs": found},
+    )
+    print(arguments.output.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
