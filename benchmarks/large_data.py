@@ -18,9 +18,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from neuralbot.hardware import probe
 from neuralbot.training.provenance import environment
@@ -34,12 +35,11 @@ _PLACES = ("near the station", "behind the mill", "on Monday", "before the storm
 
 @dataclass(frozen=True)
 class Measured:
-    """One process: what it did, how long it took, the most memory it held, and the last line that it printed."""
+    """One process: what it did, how long it took, and the most memory it held."""
 
     what: str
     seconds: float
     peak_bytes: int
-    last_line: str
 
 
 def write_rows(path: Path, count: int) -> None:
@@ -53,9 +53,9 @@ def write_rows(path: Path, count: int) -> None:
     ]
     with path.open("w", encoding="utf-8") as file:
         for number in range(count):
-            told = rng.choices(facts, k=20)
-            row = {"instruction": f"Story {number}: who does what first?", "input": " ".join(told), "output": told[0]}
-            file.write(json.dumps(row) + "\n")
+            told = rng.choices(facts, k=23)
+            question = f"Story {number}: who does what first?"
+            file.write(json.dumps({"instruction": question, "input": " ".join(told), "output": told[0]}) + "\n")
 
 
 def recipe(folder: Path, rows: Path) -> Path:
@@ -91,7 +91,17 @@ def _measured(what: str, command: Sequence[str]) -> Measured:
         lines = said.read().strip().splitlines()
     if process.returncode != 0:
         raise RuntimeError(f"{what} ended with status {process.returncode}: {' '.join(lines[-5:])}")
-    return Measured(what, round(time.monotonic() - start, 1), usage.ru_maxrss * 1024, lines[-1])
+    return Measured(what, round(time.monotonic() - start, 1), usage.ru_maxrss * 1024)
+
+
+def sentence(results: Sequence[Mapping[str, Any]]) -> str:
+    """What the README says of the one result."""
+    (result,) = results
+    preview, finetune = (f"{done['peak_bytes'] / 1e9:.2f} GB" for done in result["runs"])
+    return (
+        f"{result['rows']:,} rows ({result['bytes'] / 1e9:.1f} GB) took {preview} of memory to preview, and {finetune} to "
+        f"train the first {result['steps']} steps of the embedded model."
+    )
 
 
 def main() -> None:

@@ -115,7 +115,7 @@ def preview(
     findings = [Finding("note", notice) for notice in (*notices, *splits.notices)]
     if isinstance(splits.train, Stream):
         findings.append(
-            Finding("note", f"the training rows are streamed: only the first {len(train):,} are shown here")
+            Finding("note", f"the training rows are streamed: the figures are those of the first {len(train):,}")
         )
     figures = []
     for name, rows in (("training", train), ("validation", splits.validation), ("test", splits.test)):
