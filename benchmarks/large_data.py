@@ -98,8 +98,9 @@ def sentence(results: Sequence[Mapping[str, Any]]) -> str:
     """What the README says of the one result."""
     (result,) = results
     preview, finetune = (f"{done['peak_bytes'] / 1e9:.2f} GB" for done in result["runs"])
+    size = f"{result['bytes'] / 1e9:.1f} GB"
     return (
-        f"{result['rows']:,} rows ({result['bytes'] / 1e9:.1f} GB) took {preview} of memory to preview, and {finetune} to "
+        f"{result['rows']:,} rows ({size}) took {preview} of memory to preview, and {finetune} to "
         f"train the first {result['steps']} steps of the embedded model."
     )
 
