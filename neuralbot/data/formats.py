@@ -16,7 +16,7 @@ from neuralbot.data.bad_rows import BadRows
 from neuralbot.data.detection import Format, detect, listed
 from neuralbot.errors import DataError
 
-__all__ = ["SUMMARY_REQUEST", "Format", "conversations", "detect"]
+__all__ = ["FUNCTION_REQUEST", "SUMMARY_REQUEST", "TESTS_FOLLOW", "Format", "conversations", "detect"]
 
 SUMMARY_REQUEST = "Summarize the highlights of this article."
 FUNCTION_REQUEST = "Complete this Python function."
@@ -62,9 +62,7 @@ def conversations(rows: Iterable[Mapping[str, Any]], fmt: Format, where: str, ba
         )
     if empty:
         rows_left = "1 row" if empty == 1 else f"{empty} rows"
-        notice = f"{where}: {rows_left} of {count} left out, the answer is empty: {first_empty}"
-        if notice not in bad.notices:  # rows may be read more than once
-            bad.notices.append(notice)
+        bad.notices.append(f"{where}: {rows_left} of {count} left out, the answer is empty: {first_empty}")
 
 
 def _place(where: str, position: int, row: Mapping[str, Any]) -> str:
@@ -87,11 +85,13 @@ def _parts(at: _At, columns: Mapping[str, str]) -> list[_At]:
     instances = at.row.get(column)
     if not isinstance(instances, list) or not instances:
         at.fail(f"column {column!r} is {at.kind(column)}", f"expected a list such as {_INSTANCES}")
+    parts = []
     for number, instance in enumerate(instances, start=1):
         if not isinstance(instance, dict):
             at.fail(f"entry {number} of {column!r} is {_kind(instance)}", f"expected a list such as {_INSTANCES}")
-    places = [at.place if len(instances) == 1 else f"{at.place}: instance {n + 1}" for n in range(len(instances))]
-    return [_At(place, {**at.row, **instance}) for place, instance in zip(places, instances, strict=True)]
+        place = f"{at.place}: instance {number}" if len(instances) > 1 else at.place
+        parts.append(_At(place, {**at.row, **instance}))
+    return parts
 
 
 class _At:

@@ -228,6 +228,6 @@ def test_a_few_empty_answers_are_left_out_and_counted_many_are_a_fault() -> None
     bad = BadRows()
     assert len(read(rows, bad=bad)) == 199
     assert len(read(rows, bad=bad)) == 199
-    assert bad.notices == ["f.json: 1 row of 200 left out, the answer is empty: f.json: row 200"]
+    assert bad.said() == ["f.json: 1 row of 200 left out, the answer is empty: f.json: row 200"]
     with pytest.raises(DataError, match=r"f\.json: row 20: the answer is empty, as in 1 of 20 rows"):
         read(rows[-20:])
