@@ -169,7 +169,8 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
         model_args.tokenizer_name or model_args.model_name_or_path or "",
         revision=model_args.model_revision, token=model_args.token, cache_dir=model_args.cache_dir,
     )  # fmt: skip
-    style = conversation.ensure_chat_template(tokenizer, task)
+    own_template = tokenizer.chat_template
+    style = conversation.ensure_chat_template(tokenizer, task, data.prompt_style)
     splits = data_splits.load_splits(data, task, do_eval=recipe.evaluates, token=model_args.token)
     model = load_model(recipe.model, recipe.finetuning, plan.torch_dtype())
     length = min(data.max_seq_length, context_length(model) or data.max_seq_length)
@@ -183,6 +184,7 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
         )
     notices = (
         *recipe.notices,
+        *_replaced_template(style, own_template),
         *_slow_int8(recipe, plan),
         *splits.notices,
         *train.notices,
@@ -193,6 +195,12 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
         console.print(line, highlight=False, markup=False)
     console.print(_data_line(splits, train, style), highlight=False)
     return Prepared(recipe, plan, tokenizer, style, splits, train, validation, model, notices)
+
+
+def _replaced_template(style: str, own_template: object) -> tuple[str, ...]:
+    if style == "tokenizer" or not own_template:
+        return ()
+    return (f"data.prompt_style={style} is used instead of the tokenizer's own chat template",)
 
 
 def _data_line(splits: Splits, train: Tokenized, style: str) -> str:

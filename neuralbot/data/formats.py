@@ -3,7 +3,7 @@
 Known: Alpaca, question and answer, prompt and completion, chats (`messages`, sharegpt `conversations`), a document
 with its summary, plain text. Names of columns are taken in any case.
 
-Does not: read files (`sources`), map columns of other names, render tool calls.
+Does not: read files (`sources`) or the turns of a chat (`chats`), map columns of other names.
 """
 
 from __future__ import annotations
@@ -13,19 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from neuralbot.conversation import Conversation, Role, Turn
+from neuralbot.conversation import Conversation, Turn
+from neuralbot.data.chats import chat
+from neuralbot.data.strict_json import kind_of as _kind
 from neuralbot.errors import DataError
 
 SUMMARY_REQUEST = "Summarize the highlights of this article."
 _MOST_EMPTY = 0.01  # of all rows: more answers than this missing is a fault of the file, not of a row
-
-_ROLES: dict[str, Role] = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-}
 
 
 @dataclass(frozen=True)
@@ -74,7 +68,9 @@ def convert(rows: Sequence[Mapping[str, Any]], fmt: Format, where: str) -> Conve
     for number, row in enumerate(rows, start=1):
         at = _At(where, number, row)
         conversation = build(at, fmt.columns)
-        if any(turn.role == "assistant" and not turn.content.strip() for turn in conversation.turns):
+        if any(
+            turn.role == "assistant" and not (turn.content.strip() or turn.tool_calls) for turn in conversation.turns
+        ):
             done.empty.append(at.place)
         else:
             done.conversations.append(conversation)
@@ -159,62 +155,6 @@ def _text(at: _At, columns: Mapping[str, str]) -> Conversation:
     return at.conversation([Turn("assistant", at.text(columns["text"]))])
 
 
-def _chat(at: _At, columns: Mapping[str, str]) -> Conversation:
-    column = columns["turns"]
-    messages = at.row.get(column)
-    if not isinstance(messages, list) or not messages:
-        kind = "missing" if column not in at.row else _kind(messages)
-        at.fail(f"column {column!r} is {kind}", 'expected a list of turns such as {"role": "user", "content": "..."}')
-    turns = [_turn(at, message, f"turn {number} of {column!r}") for number, message in enumerate(messages, start=1)]
-    _check_roles(at, [turn.role for turn in turns])
-    return at.conversation(turns, expected=_expected(at, columns.get("expected"), messages, turns))
-
-
-def _turn(at: _At, message: object, name: str) -> Turn:
-    if not isinstance(message, dict):
-        at.fail(f"{name} is {_kind(message)}", 'expected an object such as {"role": "user", "content": "..."}')
-    role_key, content_key = ("role", "content") if "role" in message else ("from", "value")
-    for key in (role_key, content_key):
-        if key not in message:
-            present = ", ".join(map(repr, message)) or "none"
-            at.fail(f"{name} has no {key!r} (its keys: {present})", "expected role and content, or from and value")
-    role = at.checked(message[role_key], f"{role_key!r} of {name}").strip().lower()
-    if role not in _ROLES:
-        known = ", ".join(_ROLES)
-        at.fail(f"{name} has the unknown role {role!r}", f"expected one of {known}; tool calls are not supported")
-    return Turn(_ROLES[role], at.checked(message[content_key], f"{content_key!r} of {name}"))
-
-
-def _check_roles(at: _At, roles: Sequence[Role]) -> None:
-    spoken = roles[1:] if roles[0] == "system" else roles
-    for number, role in enumerate(spoken):
-        wanted = "assistant" if number % 2 else "user"
-        if role != wanted:
-            turn = number + 1 + len(roles) - len(spoken)
-            then = "expected a system turn or none, then user and assistant in turn"
-            at.fail(f"roles out of order: turn {turn} is the {role}'s, expected the {wanted}'s", then)
-    if len(spoken) < 2:
-        at.fail(f"no assistant turn (its roles: {', '.join(roles)})", "add the answer that is to be learned")
-    if len(spoken) % 2:
-        at.fail("the last turn is the user's, without an answer", "add the answer or take the turn out")
-
-
-def _expected(
-    at: _At, column: str | None, messages: Sequence[Mapping[str, Any]], turns: Sequence[Turn]
-) -> tuple[str | None, ...]:
-    """Facts per assistant turn, from the row's own column or from the key `expected` of its messages."""
-    answers = [place for place, turn in enumerate(turns) if turn.role == "assistant"]
-    listed = at.row.get(column) if column else None
-    if listed is None:
-        if not any("expected" in message for message in messages):
-            return ()
-        listed = [messages[place].get("expected") for place in answers]
-    if not isinstance(listed, list) or len(listed) != len(answers):
-        what = f"{len(listed)} entries" if isinstance(listed, list) else _kind(listed)
-        at.fail(f"column {column!r} is {what}", f"expected a list with {len(answers)} entries, one an assistant turn")
-    return tuple(None if fact is None else at.checked(fact, "an entry of 'expected'") for fact in listed)
-
-
 @dataclass(frozen=True)
 class _Spec:
     """How a format is recognised and read. fields: field -> column names that may hold it, the first found is taken."""
@@ -227,8 +167,8 @@ class _Spec:
 
 # In the order in which they are tried.
 _SPECS: dict[str, _Spec] = {
-    "messages": _Spec("chats, lists of messages", {"turns": ("messages",)}, _chat, ("expected",)),
-    "conversations": _Spec("chats in the sharegpt form", {"turns": ("conversations",)}, _chat, ("expected",)),
+    "messages": _Spec("chats, lists of messages", {"turns": ("messages",)}, chat, ("expected", "tools")),
+    "conversations": _Spec("chats in the sharegpt form", {"turns": ("conversations",)}, chat, ("expected", "tools")),
     "alpaca": _Spec(
         "Alpaca rows, an instruction with its answer",
         {"instruction": ("instruction",), "output": ("output", "response")},
@@ -292,10 +232,3 @@ def _hint(columns: Sequence[str], wanted: Sequence[str]) -> str:
         if near:
             return f"; did you mean {near[0]!r} by {column!r}?"
     return "; rename the columns of the file"
-
-
-def _kind(value: object) -> str:
-    if value is None:
-        return "null"
-    kinds = {list: "a list", dict: "an object", bool: "true or false", str: "a text"}
-    return kinds.get(type(value), "a number") + (" without entries" if value == [] else "")

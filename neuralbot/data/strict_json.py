@@ -83,7 +83,7 @@ def rows_of_object(path: Path, value: dict[str, Any]) -> Iterator[Row]:
         yield _as_row(inner, f"{path}: {lists[0]}: row {number}", 0)
 
 
-def parse(path: Path, text: str, start: int, *, first_line: int = 1) -> tuple[Any, int]:
+def parse(path: Path | str, text: str, start: int, *, first_line: int = 1) -> tuple[Any, int]:
     """The JSON value that begins at character `start`, and where it ends; `first_line` is the text's in its file."""
     try:
         value, end = _DECODER.raw_decode(text, start)
@@ -104,6 +104,14 @@ def parse(path: Path, text: str, start: int, *, first_line: int = 1) -> tuple[An
 def place(text: str, at: int, first_line: int = 1) -> str:
     """line:column of a character, both 1-based."""
     return f"{first_line + text.count(chr(10), 0, at)}:{at - text.rfind(chr(10), 0, at)}"
+
+
+def kind_of(value: object) -> str:
+    """What a value is, in words."""
+    if value is None:
+        return "null"
+    kinds = {list: "a list", dict: "an object", bool: "true or false", str: "a text"}
+    return kinds.get(type(value), "a number") + (" without entries" if value == [] else "")
 
 
 def skip_blanks(text: str, at: int) -> int:
@@ -137,7 +145,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer)
 
 
-def _refuse_half_characters(path: Path, text: str, start: int, first_line: int, value: object) -> None:
+def _refuse_half_characters(path: Path | str, text: str, start: int, first_line: int, value: object) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError as error:
@@ -149,9 +157,8 @@ def _refuse_half_characters(path: Path, text: str, start: int, first_line: int, 
 
 def _as_row(value: object, where: str, line: int) -> Row:
     if not isinstance(value, dict):
-        kind = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(type(value), "a number")
         excerpt = json.dumps(value, ensure_ascii=False)
-        fail(where, f"the row is {kind}, not an object", 'expected {"column": value, ...}', excerpt)
+        fail(where, f"the row is {kind_of(value)}, not an object", 'expected {"column": value, ...}', excerpt)
     row = Row(value)
     row.line = line
     return row
