@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -37,8 +38,8 @@ def backend(kind: str) -> Tokenizer:
 @functools.cache
 def tokenizer_of(name: str, kind: str) -> PreTrainedTokenizerFast:
     """The tokenizer of a family or style with the vocabulary of `kind`; shared by the tests, so not to be changed."""
-    if kind == "llama2" and (name not in FAMILIES or not LLAMA2_TOKENIZER.is_file()):
-        pytest.skip("the tokenizer of Llama 2 is not here, or too large to be tried with every style")
+    if kind == "llama2" and not LLAMA2_TOKENIZER.is_file():
+        pytest.skip("the tokenizer of Llama 2 is not here")
     if name in FAMILIES:
         return FAMILIES[name].tokenizer(backend(kind))
     copied = Tokenizer.from_str(backend(kind).to_str())
@@ -47,9 +48,10 @@ def tokenizer_of(name: str, kind: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-@pytest.fixture(params=TOKENIZERS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+def each(names: Iterable[str]) -> pytest.MarkDecorator:
+    """Every name with every tokenizer; the large one not with the styles."""
+    pairs = [(name, kind) for kind in TOKENIZERS for name in names if kind != "llama2" or name in FAMILIES]
+    return pytest.mark.parametrize(("name", "kind"), pairs)
 
 
 def as_message(turn: Turn, *, arguments_as_text: bool) -> dict[str, Any]:
@@ -115,7 +117,7 @@ def knows_system(name: str) -> bool:
     return name not in FAMILIES or FAMILIES[name].system
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each(NAMES)
 def test_text_and_ids_of_generated_chats(name: str, kind: str) -> None:
     tokenizer_of(name, kind)  # or skip, before anything is generated
     seen = 0
@@ -135,7 +137,7 @@ QA = (Turn("user", "What is it?"), Turn("assistant", "A quick fox."))
 AGAIN = (Turn("user", " And now?\n"), Turn("assistant", "\nNothing. "))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@each(FAMILIES)
 def test_each_answer_is_a_target_with_its_end(name: str, kind: str) -> None:
     end = {"gemma": "<end_of_turn>", "phi-3": "<|end|>"}.get(name, FAMILIES[name].eos).replace("▁", " ")
     first, second = targets(name, kind, (*QA, *AGAIN))
@@ -159,7 +161,7 @@ _HOSTILE = st.lists(
 ).map("".join)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each(NAMES)
 def test_control_tokens_in_texts_stay_text(name: str, kind: str) -> None:
     tokenizer = tokenizer_of(name, kind)
 
@@ -222,7 +224,7 @@ def test_calls_are_targets_and_results_are_not(name: str) -> None:
     assert targets(name, "seedling", turns[:2], (tool(),))[0].lstrip() == written
 
 
-@pytest.mark.parametrize("name", [name for name in TOOL_NAMES if name not in ("mistral", "llama-3.1")])
+@each([name for name in TOOL_NAMES if name not in ("mistral", "llama-3.1")])
 def test_several_calls_and_texts_beside_them(name: str, kind: str) -> None:
     both = calling(call("get_weather", {"city": "Rome"}), call("get_weather", {}, "call00002"), content="Let me see.")
     turns = (Turn("system", "Be kind."), *QA, ASKED, both, result("21"), result("19", "call00002"), CALLED)
@@ -284,7 +286,7 @@ _VALUES = st.recursive(
 )
 
 
-@pytest.mark.parametrize("name", TOOL_NAMES)
+@each(TOOL_NAMES)
 def test_control_tokens_in_calls_results_and_descriptions_stay_text(name: str, kind: str) -> None:
     tokenizer = tokenizer_of(name, kind)
     harmless = (ASKED, calling(call("f", {"a": "b"})), result("a"), Turn("assistant", "a"))
