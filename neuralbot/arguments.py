@@ -95,6 +95,10 @@ class DataArguments:
             tuple(PROMPT_STYLES),
         ),
     )
+    columns: dict[str, str] | None = field(
+        default=None,
+        metadata=_says("Which column is which field, where its name does not say: {question: Anfrage}."),
+    )
 
 
 @dataclass

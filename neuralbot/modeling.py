@@ -17,13 +17,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from neuralbot.arguments import ServingArguments
+from neuralbot.arguments import ModelArguments, ServingArguments
 from neuralbot.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 SEEDLING = "seedling"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -117,6 +117,36 @@ def load_tokenizer(
         ),
     )
     return tokenizer
+
+
+def row_limit(args: ModelArguments, max_seq_length: int) -> int:
+    """`max_seq_length`, or the context of the model if that is shorter; reads its config, no weights.
+
+    Raises ModelError.
+    """
+    prepare_transformers()
+    from transformers import AutoConfig
+
+    source = args.model_name_or_path or ""
+    place = resolve_model(source)
+    if Path(place).is_dir():
+        check_config(Path(place), source)
+    config = loading(
+        f"the config of {source}",
+        lambda: AutoConfig.from_pretrained(
+            place, trust_remote_code=False, revision=args.model_revision, token=args.token, cache_dir=args.cache_dir
+        ),
+    )
+    return min(max_seq_length, context_length(config) or max_seq_length)
+
+
+def context_length(config: PreTrainedConfig) -> int | None:
+    """The most tokens a model reads at once, answer included; None where its config names no limit."""
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        value = getattr(config.get_text_config(), name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
 
 
 def load_base(
@@ -325,13 +355,17 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def check_folder(folder: Path, source: str) -> None:
+    check_config(folder, source)
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"{folder} has no *.safetensors{_pickle_advice(folder)}")
+
+
+def check_config(folder: Path, source: str) -> None:
     if not (folder / "config.json").is_file():
         hint = "rebuild it with `python -m neuralbot.pretrain recipes/seedling.yaml`" if source == SEEDLING else (
             "expected a model folder (config.json, *.safetensors) or a finished run folder"
         )  # fmt: skip
         raise ModelError(f"{folder} has no config.json; {hint}")
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(f"{folder} has no *.safetensors{_pickle_advice(folder)}")
 
 
 def _pickle_advice(folder: Path) -> str:

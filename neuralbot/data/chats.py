@@ -5,21 +5,19 @@ call is a turn of its own. What a template may ask for and a row leaves out is m
 (call00001, ...), and the id and name that belong to a result. Descriptions and calls get the wrapping
 {"type": "function", "function": ...} that templates expect.
 
-Does not: read single texts out of rows (`formats`), render.
+Does not: read rows of other formats (`formats`), render.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from neuralbot.conversation import Conversation, Role, Tool, Turn
 from neuralbot.data import strict_json
+from neuralbot.data.fields import At
 from neuralbot.data.strict_json import kind_of
-
-if TYPE_CHECKING:
-    from neuralbot.data.formats import _At
 
 _ROLES: dict[str, Role] = {
     "system": "system",
@@ -54,7 +52,7 @@ class _Message:
         return "call" if self.turn.tool_calls else self.turn.role
 
 
-def chat(at: _At, columns: Mapping[str, str]) -> Conversation:
+def chat(at: At, columns: Mapping[str, str]) -> Conversation:
     """The conversation of a row; raises DataError with the place of what cannot be read."""
     column = columns["turns"]
     listed = at.row.get(column)
@@ -69,7 +67,7 @@ def chat(at: _At, columns: Mapping[str, str]) -> Conversation:
     return at.conversation(turns, expected=_expected(at, columns.get("expected"), messages), tools=tools)
 
 
-def _message(at: _At, item: object, name: str) -> _Message:
+def _message(at: At, item: object, name: str) -> _Message:
     if not isinstance(item, dict):
         at.fail(f"{name} is {kind_of(item)}", 'expected an object such as {"role": "user", "content": "..."}')
     role_key, content_key = ("role", "content") if "role" in item else ("from", "value")
@@ -93,7 +91,7 @@ def _message(at: _At, item: object, name: str) -> _Message:
     return _Message(_turn(at, item, _ROLES[role], text, calls, name), item.get("expected"), name)
 
 
-def _turn(at: _At, item: dict[str, Any], role: Role, text: str, calls: tuple[dict[str, Any], ...], name: str) -> Turn:
+def _turn(at: At, item: dict[str, Any], role: Role, text: str, calls: tuple[dict[str, Any], ...], name: str) -> Turn:
     if role != "tool":
         return Turn(role, text, tool_calls=calls)
     return Turn(
@@ -104,7 +102,7 @@ def _turn(at: _At, item: dict[str, Any], role: Role, text: str, calls: tuple[dic
 # Calls and descriptions of tools
 
 
-def _calls(at: _At, item: dict[str, Any], name: str) -> tuple[dict[str, Any], ...]:
+def _calls(at: At, item: dict[str, Any], name: str) -> tuple[dict[str, Any], ...]:
     """The calls under `tool_calls`, or under `function_call` as older files have a single one."""
     listed = item.get("tool_calls")
     if listed is None:
@@ -115,13 +113,13 @@ def _calls(at: _At, item: dict[str, Any], name: str) -> tuple[dict[str, Any], ..
     return tuple(_call(at, call, f"call {number} of {name}") for number, call in enumerate(listed, start=1))
 
 
-def _calls_of_text(at: _At, text: str, name: str) -> tuple[dict[str, Any], ...]:
+def _calls_of_text(at: At, text: str, name: str) -> tuple[dict[str, Any], ...]:
     value = _parsed(at, text, name)
     calls = value if isinstance(value, list) and value else [value]
     return tuple(_call(at, call, name) for call in calls)
 
 
-def _call(at: _At, value: object, name: str) -> dict[str, Any]:
+def _call(at: At, value: object, name: str) -> dict[str, Any]:
     """A call in the form that templates expect, with its arguments as an object."""
     inner = value.get("function", value) if isinstance(value, dict) else value
     if not isinstance(value, dict) or not isinstance(inner, dict):
@@ -139,7 +137,7 @@ def _call(at: _At, value: object, name: str) -> dict[str, Any]:
     return called if number is None else called | {"id": number}
 
 
-def _tools(at: _At, column: str) -> tuple[Tool, ...]:
+def _tools(at: At, column: str) -> tuple[Tool, ...]:
     """The descriptions in a column: a list of objects, or its JSON text."""
     name = f"column {column!r}"
     value = at.row.get(column)
@@ -160,19 +158,19 @@ def _tools(at: _At, column: str) -> tuple[Tool, ...]:
     return tuple(tools)
 
 
-def _called(at: _At, function: dict[str, Any], name: str) -> str:
+def _called(at: At, function: dict[str, Any], name: str) -> str:
     called = at.checked(function.get("name"), f"'name' of {name}")
     if not called.strip():
         at.fail(f"'name' of {name} is empty", "expected the name of a tool")
     return called
 
 
-def _optional(at: _At, item: dict[str, Any], key: str, name: str) -> str | None:
+def _optional(at: At, item: dict[str, Any], key: str, name: str) -> str | None:
     value = item.get(key)
     return None if value is None else at.checked(value, f"{key!r} of {name}")
 
 
-def _parsed(at: _At, text: str, name: str) -> Any:
+def _parsed(at: At, text: str, name: str) -> Any:
     start = strict_json.skip_blanks(text, 0)
     value, end = strict_json.parse(f"{at.place}: {name}", text, start)
     if strict_json.skip_blanks(text, end) < len(text):
@@ -195,7 +193,7 @@ _NAMES = {"system": "the system's", "user": "the user's", "assistant": "the assi
 _NAMES |= {"tool": "a tool's"}
 
 
-def _check_order(at: _At, messages: Sequence[_Message]) -> None:
+def _check_order(at: At, messages: Sequence[_Message]) -> None:
     before = ""
     for number, message in enumerate(messages, start=1):
         says = message.says
@@ -229,7 +227,7 @@ def _joined(messages: Sequence[_Message]) -> list[_Message]:
     return joined
 
 
-def _numbered(at: _At, messages: Sequence[_Message]) -> list[_Message]:
+def _numbered(at: At, messages: Sequence[_Message]) -> list[_Message]:
     """The messages with an id for every call, and the id and name of its call for every result."""
     done: list[_Message] = []
     count = 0
@@ -253,7 +251,7 @@ def _numbered(at: _At, messages: Sequence[_Message]) -> list[_Message]:
     return done
 
 
-def _call_of(at: _At, waiting: Sequence[dict[str, Any]], message: _Message) -> dict[str, Any]:
+def _call_of(at: At, waiting: Sequence[dict[str, Any]], message: _Message) -> dict[str, Any]:
     """The call that a result answers: the one it names, else the first without a result."""
     wanted = message.turn.tool_call_id
     if wanted is None:
@@ -265,7 +263,7 @@ def _call_of(at: _At, waiting: Sequence[dict[str, Any]], message: _Message) -> d
     return found
 
 
-def _expected(at: _At, column: str | None, messages: Sequence[_Message]) -> tuple[str | None, ...]:
+def _expected(at: At, column: str | None, messages: Sequence[_Message]) -> tuple[str | None, ...]:
     """Facts per assistant turn, from the row's own column or from the key `expected` of its messages."""
     facts = [message.expected for message in messages if message.turn.role == "assistant"]
     listed = at.row.get(column) if column else None

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from neuralbot.conversation import Conversation, Turn
-from neuralbot.data.formats import detect, to_conversations
+from neuralbot.data.bad_rows import BadRows
+from neuralbot.data.formats import conversations, detect
 from neuralbot.errors import DataError
 
 
-def read(row: dict[str, Any]) -> Conversation:
-    (conversation,) = to_conversations([row], detect(list(row), "chat"), "f.json")
+def read(row: dict[str, Any], mapping: dict[str, str] | None = None) -> Conversation:
+    (conversation,) = conversations([row], detect(list(row), "chat", mapping), "f.json", BadRows())
     return conversation
 
 
