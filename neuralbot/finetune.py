@@ -155,7 +155,7 @@ def _plan(recipe: Recipe) -> hardware.Plan:
 
 def prepare(recipe: Recipe, console: Console) -> Prepared:
     """Load and check everything a run needs; writes nothing."""
-    from neuralbot import conversation, modeling
+    from neuralbot import modeling, recipe_tokenizer
     from neuralbot.data import checks
     from neuralbot.data import splits as data_splits
     from neuralbot.data.tokenized import tokenize
@@ -165,12 +165,8 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
     plan.apply()
     console.print(f"[bold]neuralbot[/bold] {recipe.source}: {plan.describe()}", highlight=False)
     task, model_args, data = recipe.finetuning.task, recipe.model, recipe.data
-    tokenizer = modeling.load_tokenizer(
-        model_args.tokenizer_name or model_args.model_name_or_path or "",
-        revision=model_args.model_revision, token=model_args.token, cache_dir=model_args.cache_dir,
-    )  # fmt: skip
-    own_template = tokenizer.chat_template
-    style = conversation.ensure_chat_template(tokenizer, task, data.prompt_style)
+    rendering = recipe_tokenizer.load(recipe)
+    tokenizer, style = rendering.tokenizer, rendering.style
     splits = data_splits.load_splits(data, task, do_eval=recipe.evaluates, token=model_args.token)
     length = modeling.row_limit(model_args, data.max_seq_length)
     train = tokenize(splits.train, tokenizer, length, recipe.finetuning.train_on_inputs, where="training rows")
@@ -185,7 +181,7 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
         )
     notices = (
         *recipe.notices,
-        *_replaced_template(style, own_template),
+        *rendering.notices,
         *_slow_int8(recipe, plan),
         *splits.notices,
         *train.notices,
@@ -196,12 +192,6 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
         console.print(line, highlight=False, markup=False)
     console.print(_data_line(splits, train, style), highlight=False)
     return Prepared(recipe, plan, tokenizer, style, splits, train, validation, model, notices)
-
-
-def _replaced_template(style: str, own_template: object) -> tuple[str, ...]:
-    if style == "tokenizer" or not own_template:
-        return ()
-    return (f"data.prompt_style={style} is used instead of the tokenizer's own chat template",)
 
 
 def _data_line(splits: Splits, train: Tokenized, style: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from neuralbot import MixedPrecisionConfig, PipelineConfig, build_chatbot, finetune, recipe
+from neuralbot import MixedPrecisionConfig, PipelineConfig, build_chatbot, cli, finetune, recipe
 from neuralbot.chatbot import Chatbot
 from neuralbot.conversation import PROMPT_STYLES, Conversation, Turn, encode, ensure_chat_template
 from neuralbot.errors import RecipeError
@@ -73,7 +73,12 @@ def test_a_run_is_asked_in_the_style_that_it_was_trained_in(
     style: str | None, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loaded = recipe.load(write_recipe(tmp_path, base, ROWS, style))
-    trained = finetune.prepare(loaded, Console(quiet=True)).train.rows[0]["input_ids"]
+    prepared = finetune.prepare(loaded, Console(quiet=True))
+    trained = prepared.train.rows[0]["input_ids"]
+    assert cli.main(["data", "preview", str(tmp_path / "recipe.yaml"), "--rows", "1"]) == 0
+    previewed = capsys.readouterr().out
+    assert f"{len(trained)} tokens" in previewed
+    assert f"trained on\n{prepared.tokenizer.decode(trained)}\n" in previewed
     result = finetune.run(loaded, Console(soft_wrap=True))
     chatbot = build_chatbot(PipelineConfig(str(result.run_dir), optimization_config=FLOAT32))
     prompt = asked(chatbot, monkeypatch, ROWS[0]["Question"])
@@ -84,9 +89,9 @@ def test_a_run_is_asked_in_the_style_that_it_was_trained_in(
     notice = f"data.prompt_style={style} is used instead of the tokenizer's own chat template"
     assert manifest["prompt_style"] == (style or "tokenizer")
     assert (notice in manifest["notices"]) == (style is not None)
-    out = capsys.readouterr().out
-    assert f"prompt style: {style or 'tokenizer'}" in out
-    assert (f"note: {notice}" in out) == (style is not None)
+    for out in (previewed, capsys.readouterr().out):
+        assert f"prompt style: {style or 'tokenizer'}" in out
+        assert (f"note: {notice}" in out) == (style is not None)
 
 
 def test_rows_with_tools_are_trained_by_a_style_that_knows_them(base: Path, tmp_path: Path) -> None:

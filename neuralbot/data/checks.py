@@ -124,7 +124,7 @@ def _unknown(train: Tokenized, tokenizer: PreTrainedTokenizerBase) -> str | None
 
 
 def _one_answer(splits: Splits) -> str | None:
-    answers = (turn.content for row in splits.train for turn in row.turns if turn.role == "assistant")
+    answers = (turn.shown for row in splits.train for turn in row.turns if turn.role == "assistant")
     first = next(answers)
     if len(splits.train) < 2 or any(answer != first for answer in answers):
         return None

@@ -57,10 +57,14 @@ class Trained:
 
 @dataclass(frozen=True)
 class SplitFigures:
-    """lengths: of the whole rows, before any is cut. trained: None for test rows, and where no row can be trained."""
+    """lengths: of the whole rows, before any is cut. trained: None for test rows, and where no row can be trained.
+
+    calling: rows in which the assistant calls a tool.
+    """
 
     name: str
     rows: int
+    calling: int
     lengths: Lengths
     trained: Trained | None
 
@@ -125,7 +129,9 @@ def preview(
             findings += checks.fatal(splits, fitted, tokenizer)
             findings += checks.warnings(splits, fitted, tokenizer, repeats)
         trained = _trained(fitted, checks.end_ids(tokenizer)) if fitted else None
-        figures.append(SplitFigures(name, len(rows), lengths([len(row["input_ids"]) for row in whole.rows]), trained))
+        calling = sum(any(turn.tool_calls for turn in row.turns) for row in rows)
+        whole_lengths = lengths([len(row["input_ids"]) for row in whole.rows])
+        figures.append(SplitFigures(name, len(rows), calling, whole_lengths, trained))
     return Preview(limit, tuple(figures), repeats, tuple(map(encoder.shown, splits.train[:shown])), tuple(findings))
 
 
