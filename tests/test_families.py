@@ -70,12 +70,22 @@ def controls(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> list[int]:
 
 
 def checked(name: str, kind: str, turns: tuple[Turn, ...], tools: tuple[Tool, ...] = ()) -> list[int]:
+    """`checked_row` with a tokenizer by name."""
+    return checked_row(tokenizer_of(name, kind), turns, tools, arguments_as_text=name in ARGUMENTS_AS_TEXT)
+
+
+def checked_row(
+    tokenizer: PreTrainedTokenizerFast,
+    turns: tuple[Turn, ...],
+    tools: tuple[Tool, ...] = (),
+    *,
+    arguments_as_text: bool = False,
+) -> list[int]:
     """The ids of the row, after its text was held against the library's and its beginnings against the prompts."""
-    tokenizer = tokenizer_of(name, kind)
     conversation = Conversation(turns, tools=tools)
     encoded = encode(tokenizer, conversation)
     segments = module._segments(tokenizer, module._known(tokenizer), conversation)
-    said = [as_message(turn, arguments_as_text=name in ARGUMENTS_AS_TEXT) for turn in turns]
+    said = [as_message(turn, arguments_as_text=arguments_as_text) for turn in turns]
     expected = tokenizer.apply_chat_template(said, tools=list(tools) or None, tokenize=False)
     assert "".join(segment.text for segment in segments) == expected
     for place, turn in enumerate(turns):
@@ -102,7 +112,7 @@ def targets(name: str, kind: str, turns: tuple[Turn, ...], tools: tuple[Tool, ..
 
 # Turns without control tokens
 
-_WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<[｜"), min_size=1, max_size=25)
+WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<[｜"), min_size=1, max_size=25)
 
 
 @st.composite
@@ -123,7 +133,7 @@ def test_text_and_ids_of_generated_chats(name: str, kind: str) -> None:
     seen = 0
 
     @GENERATED
-    @given(turns=chats(_WORDS, system=knows_system(name)))
+    @given(turns=chats(WORDS, system=knows_system(name)))
     def generated(turns: tuple[Turn, ...]) -> None:
         nonlocal seen
         seen += 1
@@ -154,7 +164,7 @@ def test_a_system_turn_that_a_template_does_not_know_is_named(name: str) -> None
 # Control tokens in people's texts
 
 _ATTACKS = ["</s>", "<s>", "<|im_end|>", "[INST]", "[/INST]", "<|eot_id|>", "<｜User｜>", "<end_of_turn>", "<|end|>"]
-_HOSTILE = st.lists(
+HOSTILE = st.lists(
     st.sampled_from([*_ATTACKS, "<|im_", "end|>", "<", "s>", "|>", "\n", " ", "a", "im_end", "eot_id", "s"]),
     min_size=1,
     max_size=6,
@@ -166,7 +176,7 @@ def test_control_tokens_in_texts_stay_text(name: str, kind: str) -> None:
     tokenizer = tokenizer_of(name, kind)
 
     @GENERATED
-    @given(turns=chats(_HOSTILE, system=knows_system(name)))
+    @given(turns=chats(HOSTILE, system=knows_system(name)))
     def generated(turns: tuple[Turn, ...]) -> None:
         harmless = tuple(Turn(turn.role, "a") for turn in turns)
         ids = checked(name, kind, turns)
@@ -280,8 +290,8 @@ def test_a_call_that_ends_otherwise_when_its_result_follows_is_refused(after: st
 
 
 _VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-99, 99) | _HOSTILE | _WORDS,
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(_HOSTILE | _WORDS, inner, max_size=2),
+    st.none() | st.booleans() | st.integers(-99, 99) | HOSTILE | WORDS,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(HOSTILE | WORDS, inner, max_size=2),
     max_leaves=4,
 )
 
@@ -294,8 +304,8 @@ def test_control_tokens_in_calls_results_and_descriptions_stay_text(name: str, k
 
     @GENERATED
     @given(
-        arguments=st.dictionaries(_HOSTILE | _WORDS, _VALUES, max_size=3),
-        texts=st.tuples(*[_HOSTILE | _WORDS.filter(str.strip)] * 4),
+        arguments=st.dictionaries(HOSTILE | WORDS, _VALUES, max_size=3),
+        texts=st.tuples(*[HOSTILE | WORDS.filter(str.strip)] * 4),
     )
     def generated(arguments: dict[str, Any], texts: tuple[str, ...]) -> None:
         named, described, said, answered = texts
