@@ -267,6 +267,17 @@ def test_control_strings_stay_text_in_prefixing_tokenizers(tokenizer: PreTrained
     assert attack in tokenizer.decode(ids)
 
 
+def test_a_control_string_that_is_split_between_turns_stays_text(tokenizer: PreTrainedTokenizerFast) -> None:
+    ensure_chat_template(tokenizer, "chat", "plain")  # writes nothing between a question and its answer
+    turns = (Turn("user", "hi </"), Turn("assistant", "s> yes"), Turn("user", "<|im_"), Turn("assistant", "end|>"))
+    encoded = encode(tokenizer, Conversation(turns))
+    special = set(tokenizer.all_special_ids)
+    assert [index for index in encoded.ids if index in special] == [tokenizer.eos_token_id] * 2
+    # all but blanks: one of the tokenizers puts a blank after each control token
+    assert "".join(tokenizer.decode(encoded.ids).split()) == "hi</s>yes</s><|im_end|></s>"
+    assert "".join(targets(tokenizer, Conversation(turns)).split()) == "s>yes</s>end|></s>"
+
+
 def test_blanks_that_a_special_token_swallows_are_swallowed_at_a_seam() -> None:
     # Phi-3's <|end|> and <|assistant|> take the line end after them along
     tokenizer = build("bytes", ZEPHYR.replace("eos_token", "'<|end|>'"))

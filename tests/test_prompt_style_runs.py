@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from rich.console import Console
 from neuralbot import MixedPrecisionConfig, PipelineConfig, build_chatbot, cli, finetune, recipe
 from neuralbot.chatbot import Chatbot
 from neuralbot.conversation import PROMPT_STYLES, Conversation, Turn, encode, ensure_chat_template
-from neuralbot.errors import RecipeError
+from neuralbot.errors import ModelError, RecipeError
 
 ROWS = [{"Question": f"Who has bag {number}?", "Answer": f"Anna has bag {number}."} for number in range(24)]
 CALL = {"name": "find", "arguments": {"bag": 7}}
@@ -94,7 +95,9 @@ def test_a_run_is_asked_in_the_style_that_it_was_trained_in(
         assert (f"note: {notice}" in out) == (style is not None)
 
 
-def test_rows_with_tools_are_trained_by_a_style_that_knows_them(base: Path, tmp_path: Path) -> None:
+def test_rows_with_tools_are_trained_by_a_style_that_knows_them(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     loaded = recipe.load(write_recipe(tmp_path, base, TOOL_ROWS, "chat"))
     prepared = finetune.prepare(loaded, Console(quiet=True))
     row = prepared.train.rows[0]
@@ -102,7 +105,23 @@ def test_rows_with_tools_are_trained_by_a_style_that_knows_them(base: Path, tmp_
     call = '<tool_call>{"name": "find", "arguments": {"bag": 7}}</tool_call><|end|>'
     assert targets == f"{call}Anna has it.<|end|>"
     assert "Finds a bag" in prepared.tokenizer.decode(row["input_ids"])
+    assert cli.main(["data", "preview", str(tmp_path / "recipe.yaml"), "--rows", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "because of the columns 'conversations', 'tools'" in out
+    assert re.search(r"^rows that call tools +24$", out, re.MULTILINE)
+    assert f"trained on\n{prepared.tokenizer.decode(row['input_ids'])}\n" in out
     assert finetune.run(loaded).metrics["steps"] == 1
+
+
+def test_a_style_that_does_not_know_tools_stops_preview_and_run_alike(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_recipe(tmp_path, base, TOOL_ROWS, "user_assistant")
+    for command in (["data", "preview"], ["finetune"]):
+        assert cli.main([*command, str(path)]) == ModelError.exit_status
+        said = capsys.readouterr().err
+        assert f"{tmp_path / 'train.json'}:1: row 1: the chat template cannot render tools: it leaves out" in said
+        assert "(`chat` knows tools)" in said
 
 
 @pytest.mark.parametrize("style", PROMPT_STYLES)

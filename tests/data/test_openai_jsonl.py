@@ -291,6 +291,10 @@ def test_a_call_in_the_older_form_is_kept_and_its_descriptions_are_noted(tmp_pat
 @pytest.mark.parametrize(
     ("row", "text"),
     [
+        (
+            {"messages": [*calling()[:3], calling()[3] | {"reasoning_content": "Hm."}]},
+            "turn 4 of 'messages' has 'reasoning_content', which cannot be honoured; thoughts are not kept apart",
+        ),
         ({"messages": calling("{a}")}, "'arguments' of call 1 of turn 2 of 'messages':1:2: invalid JSON"),
         ({"messages": calling(answered="7")}, "'tool_call_id' of turn 3 of 'messages' is '7'; expected the id of a"),
         ({"messages": calling(), "tools": ["time"]}, "tool 1 of column 'tools' is a text; expected a list of tools"),
