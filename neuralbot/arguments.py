@@ -1,8 +1,8 @@
 """Every field of a recipe's sections `model`, `data`, `finetuning`, `evaluation` and `serving`, and its default.
 
-The first three carry the field names and defaults of neural_chat's classes of the same name, so that old
-scripts fit; `test_file`, evaluation and serving are our own. This is the one home of these defaults: the recipe reader,
-the JSON schema and the run folder take them from here. The fields of section `training` are those of
+The first three carry the field names and defaults of neural_chat's classes of the same name, so that old scripts
+fit; `prompt_style`, `test_file`, evaluation and serving are our own. This is the one home of these defaults: the recipe
+reader, the JSON schema and the run folder take them from here. The fields of section `training` are those of
 `transformers.TrainingArguments` (see recipe/training_keys.py). Nothing is checked here: recipe/ does that.
 
 `metadata` holds only what `HfArgumentParser` hands on to argparse (help, choices).
@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from neuralbot.prompt_styles import PROMPT_STYLES
 
 TASKS = ("completion", "chat", "summarization", "code-generation", "image2text")
 PEFT_METHODS = ("lora", "llama_adapter", "ptun", "prefix", "prompt")
@@ -98,6 +100,14 @@ class DataArguments:
     )
     preprocessing_num_workers: int | None = field(default=None, metadata=_says("Processes for tokenising."))
     test_file: str | None = field(default=None, metadata=_says("Held-out rows, scored before and after tuning."))
+    prompt_style: str | None = field(
+        default=None,
+        metadata=_says(
+            "How turns are written as text. null: by the tokenizer's own chat template, or the style of the task if "
+            "it has none. A name: by this style, in training and serving.",
+            tuple(PROMPT_STYLES),
+        ),
+    )
     columns: dict[str, str] | None = field(
         default=None,
         metadata=_says("Which column is which field, where its name does not say: {question: Anfrage}."),

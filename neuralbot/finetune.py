@@ -153,7 +153,7 @@ def _plan(recipe: Recipe) -> hardware.Plan:
 
 def prepare(recipe: Recipe, console: Console) -> Prepared:
     """Load and check everything a run needs; writes nothing."""
-    from neuralbot import conversation, modeling
+    from neuralbot import modeling, recipe_tokenizer
     from neuralbot.data import splits as data_splits
     from neuralbot.data.training_data import tokenize_splits
     from neuralbot.training.build import load_model
@@ -162,18 +162,15 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
     plan.apply()
     console.print(f"[bold]neuralbot[/bold] {recipe.source}: {plan.describe()}", highlight=False)
     task, model_args, data = recipe.finetuning.task, recipe.model, recipe.data
-    tokenizer = modeling.load_tokenizer(
-        model_args.tokenizer_name or model_args.model_name_or_path or "",
-        revision=model_args.model_revision, token=model_args.token, cache_dir=model_args.cache_dir,
-    )  # fmt: skip
-    style = conversation.ensure_chat_template(tokenizer, task)
+    rendering = recipe_tokenizer.load(recipe)
+    tokenizer, style = rendering.tokenizer, rendering.style
     splits = data_splits.load_splits(data, task, do_eval=recipe.evaluates, token=model_args.token)
     length = modeling.row_limit(model_args, data.max_seq_length)
     rows = tokenize_splits(splits, tokenizer, length, recipe.finetuning.train_on_inputs, data, _teller(console))
     model = load_model(model_args, recipe.finetuning, plan.torch_dtype())
     if plan.device == "cpu" and rows.mean_length <= SHORT_ROW:
         model.set_attn_implementation("eager")
-    notices = (*recipe.notices, *_slow_int8(recipe, plan), *rows.notices, *plan.notices)
+    notices = (*recipe.notices, *rendering.notices, *_slow_int8(recipe, plan), *rows.notices, *plan.notices)
     for line in (*splits.detected, *(f"note: {notice}" for notice in notices)):
         console.print(line, highlight=False, markup=False)
     console.print(f"{rows.describe()}; prompt style: {style}", highlight=False)

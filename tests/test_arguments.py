@@ -77,6 +77,7 @@ def test_arguments_have_the_fields_and_defaults_of_neural_chat() -> None:
         arguments.DataArguments: {
             "test_file": None,
             "columns": None,
+            "prompt_style": None,
             "sources": None,
             "on_bad_row": "stop",
             "max_bad_rows": 100,

@@ -120,7 +120,7 @@ def _unknown(train: Tokenized, tokenizer: PreTrainedTokenizerBase) -> str | None
 
 
 def _one_answer(rows: Sequence[Conversation]) -> str | None:
-    answers = (turn.content for row in rows for turn in row.turns if turn.role == "assistant")
+    answers = (turn.shown for row in rows for turn in row.turns if turn.role == "assistant")
     first = next(answers)
     if len(rows) < 2 or any(answer != first for answer in answers):
         return None

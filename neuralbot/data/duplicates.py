@@ -63,7 +63,7 @@ def find(
 
 def _known(rows: Sequence[Conversation]) -> _Known:
     asked = [_digest(question(row)) for row in rows]
-    whole = [_digest(json.dumps([[turn.role, turn.content] for turn in row.turns]).encode()) for row in rows]
+    whole = [_digest(json.dumps([row.tools, [[turn.role, turn.shown] for turn in row.turns]]).encode()) for row in rows]
     return _Known(asked, whole, _first(asked), _first(whole))
 
 

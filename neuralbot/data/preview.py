@@ -57,10 +57,14 @@ class Trained:
 
 @dataclass(frozen=True)
 class SplitFigures:
-    """lengths: of the whole rows, before any is cut. trained: None for test rows, and where no row can be trained."""
+    """lengths: of the whole rows, before any is cut. trained: None for test rows, and where no row can be trained.
+
+    calling: rows in which the assistant calls a tool.
+    """
 
     name: str
     rows: int
+    calling: int
     lengths: Lengths
     trained: Trained | None
 
@@ -130,7 +134,8 @@ def preview(
             findings += checks.fatal(train, fitted, tokenizer)
             findings += checks.warnings(train, fitted, tokenizer, repeats)
         trained = _trained(fitted, checks.end_ids(tokenizer)) if fitted else None
-        figures.append(SplitFigures(name, len(rows), lengths(whole.rows.lengths()), trained))
+        calling = sum(any(turn.tool_calls for turn in row.turns) for row in rows)
+        figures.append(SplitFigures(name, len(rows), calling, lengths(whole.rows.lengths()), trained))
     return Preview(limit, tuple(figures), repeats, tuple(map(encoder.shown, train[:shown])), tuple(findings))
 
 

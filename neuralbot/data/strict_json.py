@@ -62,7 +62,7 @@ def row_of_line(path: Path, number: int, line: str) -> Row:
 
 
 def parse(
-    path: Path,
+    path: Path | str,
     text: str,
     start: int,
     *,
@@ -106,10 +106,18 @@ def place(text: str, at: int, first_line: int = 1, first_column: int = 1) -> tup
     return first_line + text.count("\n", 0, at), column
 
 
-def located(path: Path, text: str, at: int, first_line: int = 1, first_column: int = 1) -> str:
+def located(path: Path | str, text: str, at: int, first_line: int = 1, first_column: int = 1) -> str:
     """file:line:column of a character."""
     line, column = place(text, at, first_line, first_column)
     return f"{path}:{line}:{column}"
+
+
+def kind_of(value: object) -> str:
+    """What a value is, in words."""
+    if value is None:
+        return "null"
+    kinds = {list: "a list", dict: "an object", bool: "true or false", str: "a text"}
+    return kinds.get(type(value), "a number") + (" without entries" if value == [] else "")
 
 
 def skip_blanks(text: str, at: int) -> int:
@@ -171,9 +179,8 @@ _ESCAPE = re.compile(r"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..)|
 def as_row(value: object, where: str, line: int, number: int = 0) -> Row:
     """The value as a row; a DataError at `where` if it is no object."""
     if not isinstance(value, dict):
-        kind = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(type(value), "a number")
         excerpt = json.dumps(value, ensure_ascii=False)
-        fail(where, f"the row is {kind}, not an object", 'expected {"column": value, ...}', excerpt)
+        fail(where, f"the row is {kind_of(value)}, not an object", 'expected {"column": value, ...}', excerpt)
     row = Row(value)
     row.line, row.number = line, number
     return row

@@ -133,7 +133,7 @@ def _key(
     digest.update(json.dumps(settings).encode())
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
     for row in conversations:
-        digest.update(repr(row.turns).encode("utf-8", errors="surrogatepass") + b"\n")
+        digest.update(repr((row.turns, row.tools)).encode("utf-8", errors="surrogatepass") + b"\n")
     return digest.hexdigest()[:40]
 
 

@@ -136,6 +136,19 @@ def test_one_answer_for_all_is_a_warning(word_tokenizer: PreTrainedTokenizerFast
     assert finding == Finding("warning", "all 2 training rows have the same answer: the model would learn to repeat it")
 
 
+def test_answers_that_only_call_tools_are_told_apart_by_their_calls(word_tokenizer: PreTrainedTokenizerFast) -> None:
+    train = tokenize(rows_of(GOOD), word_tokenizer, 100, False, "training rows")
+
+    def found(*names: str) -> list[Finding]:
+        calls = [{"type": "function", "function": {"name": name, "arguments": {}}} for name in names]
+        answers = [Turn("assistant", "", tool_calls=(call,)) for call in calls]
+        rows = tuple(Conversation((Turn("user", "a"), answer)) for answer in answers)
+        return checks.warnings(rows, train, word_tokenizer, ())
+
+    assert found("b", "c") == []
+    assert [finding.text[:39] for finding in found("b", "b")] == ["all 2 training rows have the same answe"]
+
+
 def test_repeated_rows_and_contradictions(word_tokenizer: PreTrainedTokenizerFast) -> None:
     same, other = [*GOOD, GOOD[0]], [*GOOD, (GOOD[0][0], "x")]
     assert warnings(word_tokenizer, same) == [

@@ -4,6 +4,7 @@ import copy
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,12 @@ def test_whatever_the_rows_depend_on_makes_another_entry(
     recall()
     assert len(made) == 10
     monkeypatch.undo()
+
+
+def test_tools_that_may_be_called_are_part_of_the_key(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    with_tools = [replace(ROWS[0], tools=({"type": "function", "function": {"name": "find"}},))]
+    keys = {token_cache._key(rows, tiny_tokenizer, 40, False, "rows") for rows in (ROWS[:1], with_tools, ROWS[:1])}
+    assert len(keys) == 2
 
 
 def test_the_place_of_a_row_does_not_matter(recall: Recall, made: list[int]) -> None:
