@@ -46,7 +46,8 @@ class Conversation:
     """One row. A single assistant turn alone is plain text: trained whole, no template around it.
 
     expected: per assistant turn what a scorer looks for in the answer, else empty. tests: python asserts, for code.
-    where: the place that the row was read from, for messages. tools: what the assistant may call.
+    where: the place that the row was read from, for messages. tools: what the assistant may call. group: rows of one
+    group are never divided between training and validation; None: rows that ask the same are one.
     """
 
     turns: tuple[Turn, ...]
@@ -54,6 +55,7 @@ class Conversation:
     tests: str | None = None
     where: str = field(default="", compare=False)
     tools: tuple[Tool, ...] = ()
+    group: str | None = field(default=None, compare=False)
 
     @property
     def is_plain_text(self) -> bool:

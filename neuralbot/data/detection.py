@@ -82,6 +82,15 @@ _SPECS: dict[str, _Spec] = {
         "documents with their summaries",
         {"document": ("article", "document", "dialogue"), "summary": ("highlights", "summary")},
     ),
+    "threads": _Spec(
+        "messages that answer each other, joined to chats",
+        {
+            "id": ("message_id", "tweet_id"),
+            "parent": ("parent_id", "in_reply_to_id", "in_response_to_tweet_id"),
+            "inbound": ("inbound",),
+            "text": ("text", "message"),
+        },
+    ),
     "text": _Spec("plain text, trained whole", {"text": ("text",)}),
 }
 _MOST, _LONGEST = 20, 60  # names in a message, and characters of a name
@@ -103,7 +112,8 @@ def detect(columns: Sequence[str], task: str, mapping: Mapping[str, str] | None 
     fitting = [name for name in asked if not _SPECS[name].missing(found[name])]
     if not fitting:
         raise DataError(_unknown(columns, {name: found[name] for name in asked}, mapping))
-    chosen, *others = fitting
+    # a mapping that names all of a small format is meant for it, whatever larger one the columns fit too
+    chosen, *others = sorted(fitting, key=lambda name: -_mapped(_SPECS[name], mapping))
     if chosen == "text" and not mapping and (links := [column for column in columns if _is_link(column)]):
         raise DataError(_linked(columns, found[chosen]["text"], links))
     reason = _reason(_SPECS[chosen], found[chosen], columns, mapping)
@@ -125,6 +135,11 @@ def _fields(spec: _Spec, columns: Sequence[str], mapping: Mapping[str, str]) -> 
         if column is not None:
             found[field] = column
     return found
+
+
+def _mapped(spec: _Spec, mapping: Mapping[str, str]) -> float:
+    """The share of its fields that the mapping names."""
+    return sum(any(name in mapping for name in names) for names in spec.fields.values()) / len(spec.fields)
 
 
 def _column(columns: Iterable[str], names: Sequence[str]) -> str | None:
@@ -201,8 +216,9 @@ def _hint(columns: Sequence[str], wanted: Sequence[str], mapping: Mapping[str, s
 def _linked(columns: Sequence[str], text: str, links: Sequence[str]) -> str:
     return (
         f"column {text!r} is no plain text: the rows point to each other ({listed(links)}), so each is one message of "
-        f"a conversation; {_present(columns)}; join them to chats (`messages`), or, to train on every text by itself, "
-        f"set {_yaml({'text': text})}"
+        f"a conversation; {_present(columns)}; say which are `message_id`, `parent_id` and `inbound` (true: a customer "
+        "wrote it), or join them to chats (`messages`), or, to train on every text by itself, set "
+        f"{_yaml({'text': text})}"
     )
 
 

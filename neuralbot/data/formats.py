@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from neuralbot.conversation import Conversation, Turn
+from neuralbot.data import threads
 from neuralbot.data.bad_rows import BadRows
 from neuralbot.data.chats import chat
 from neuralbot.data.detection import Format, detect
@@ -36,6 +39,8 @@ def conversations(rows: Iterable[Mapping[str, Any]], fmt: Format, where: str, ba
     file, line and row where bad rows stop the run, and at the end if too many answers are empty.
     """
     count, empty, first_empty = 0, 0, ""
+    if fmt.name == "threads":
+        rows = threads.chats(rows, fmt.columns, partial(_place, where), bad)
     for position, row in enumerate(rows, start=1):
         at = At(_place(where, position, row), row)
         try:
@@ -98,7 +103,9 @@ def _alpaca(at: At, columns: Mapping[str, str]) -> Conversation:
 
 
 def _instance(at: At, columns: Mapping[str, str]) -> Conversation:
-    return _alpaca(at, {"instruction": columns["instruction"], "input": "input", "output": "output"})
+    instruction = columns["instruction"]
+    row = _alpaca(at, {"instruction": instruction, "input": "input", "output": "output"})
+    return replace(row, group=at.filled(instruction))
 
 
 def _pair(at: At, columns: Mapping[str, str]) -> Conversation:
@@ -151,6 +158,10 @@ def _text(at: At, columns: Mapping[str, str]) -> Conversation:
     return at.conversation([Turn("assistant", at.text(columns["text"]))])
 
 
+def _thread(at: At, columns: Mapping[str, str]) -> Conversation:
+    return replace(chat(at, {"turns": threads.MESSAGES}), group=at.text(threads.GROUP))
+
+
 _BUILD: dict[str, Callable[[At, Mapping[str, str]], Conversation]] = {
     "messages": chat,
     "conversations": chat,
@@ -161,5 +172,6 @@ _BUILD: dict[str, Callable[[At, Mapping[str, str]], Conversation]] = {
     "prompt/completion": _pair,
     "question/answer": _pair,
     "summarization": _summarization,
+    "threads": _thread,
     "text": _text,
 }

@@ -1,7 +1,8 @@
 """Which rows are trained on, which measure the loss meanwhile, which are scored at the end.
 
 Validation rows come from their own file or split, or are held back from the training rows by a seeded hash of each
-row's question: the same question is always on the same side, and rows appended later move none that were there before.
+row's group (what it asks, the thread it is from): one group is always on one side, and rows appended later move none
+that were there before.
 Training rows are in memory; those of data.streaming, or of files that are large beside the memory, are a `Stream`.
 
 Does not: shuffle (the trainer does, seeded; `streaming` for streams), read files (`origins`).
@@ -283,8 +284,9 @@ def question(row: Conversation) -> bytes:
 
 
 def _share(row: Conversation, seed: int) -> float:
-    """A number in 0..1 that depends on the row's question and the seed alone."""
-    digest = hashlib.sha256(f"{seed}\x00".encode() + question(row)).digest()
+    """A number in 0..1 that depends on the row's group, or its question, and the seed alone."""
+    group = question(row) if row.group is None else row.group.encode("utf-8")
+    digest = hashlib.sha256(f"{seed}\x00".encode() + group).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 

@@ -103,6 +103,14 @@ def test_messages_that_point_to_each_other_are_no_plain_text(links: list[str]) -
     assert detect(["text", *links], "completion", {"text": "text"}).name == "text"
 
 
+def test_messages_with_sides_are_threads_unless_the_mapping_wants_their_texts() -> None:
+    columns = ["tweet_id", "inbound", "text", "in_response_to_tweet_id"]
+    assert detect(columns, "chat").name == "threads"
+    assert detect(columns, "chat", {"text": "text"}).name == "text"
+    mapped = {"message_id": "nr", "parent_id": "antwort_auf", "inbound": "kunde"}
+    assert detect(["nr", "antwort_auf", "kunde", "text"], "chat", mapped).name == "threads"
+
+
 @pytest.mark.parametrize(
     ("columns", "mapping", "name", "found"),
     [
