@@ -73,7 +73,10 @@ ITREX_DEFAULTS: dict[type[Any], dict[str, Any]] = {
 
 
 def test_arguments_have_the_fields_and_defaults_of_neural_chat() -> None:
-    own = {arguments.DataArguments: {"test_file": None}, arguments.FinetuningArguments: {"kernels": "fast"}}
+    own = {
+        arguments.DataArguments: {"test_file": None, "dataset_revision": None},
+        arguments.FinetuningArguments: {"kernels": "fast"},
+    }
     for cls, expected in ITREX_DEFAULTS.items():
         assert dataclasses.asdict(cls()) == expected | own.get(cls, {})
 

@@ -14,8 +14,9 @@ import gzip
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
+from neuralbot import hub
 from neuralbot.data.strict_json import (
     ROW_LIMIT_BYTES,
     Row,
@@ -67,9 +68,10 @@ def load_hub(
     """
     import datasets
 
-    with _hub_errors(name, config, split):
+    with _hub_errors(name, config, split, revision, token):
+        place, commit = _at(name, revision, token)
         loaded = datasets.load_dataset(
-            name, config, split=split, revision=revision, cache_dir=cache_dir, token=token, streaming=streaming
+            place, config, split=split, revision=commit, cache_dir=cache_dir, token=token, streaming=streaming
         )
         rows: list[dict[str, Any]] = [Row(row) for row in (loaded if limit is None else loaded.take(limit))]
     if not rows:
@@ -77,28 +79,61 @@ def load_hub(
     return rows
 
 
-def hub_splits(name: str, config: str | None, revision: str | None, token: str | None) -> list[str]:
+def hub_splits(
+    name: str, config: str | None, revision: str | None, token: str | None, cache_dir: str | None = None
+) -> list[str]:
     """The names of the splits that a hub data set or local folder has. Raises DataError."""
     import datasets
 
-    with _hub_errors(name, config):
-        return [str(split) for split in datasets.get_dataset_split_names(name, config, revision=revision, token=token)]
+    with _hub_errors(name, config, revision=revision, token=token):
+        place, commit = _at(name, revision, token)
+        where: dict[str, Any] = {"revision": commit, "cache_dir": cache_dir, "token": token}
+        try:
+            builder = datasets.load_dataset_builder(place, config, **where)
+        except ValueError as error:
+            _refuse_config(name, config, datasets.get_dataset_config_names(place, **where), error)
+        if commit and builder.hash != commit:  # offline, `datasets` takes the copy that was made last
+            raise DataError(
+                f"the data set {name} is in the cache at another revision than {revision or 'main'!r}: unset "
+                "HF_HUB_OFFLINE to download this one"
+            )
+        return [str(split) for split in datasets.get_dataset_split_names(place, config, **where)]
+
+
+def _refuse_config(name: str, config: str | None, known: list[str], error: ValueError) -> NoReturn:
+    """Raise a DataError that lists the configurations if `config` is none of them, else `error`."""
+    if config in known or hub.is_offline():  # offline they cannot be listed
+        raise error
+    what = f"no configuration {config!r}" if config else "several configurations"
+    raise DataError(
+        f"the data set {name} has {what}: set data.dataset_config_name to one of {', '.join(known)}"
+    ) from error
+
+
+def _at(name: str, revision: str | None, token: str | None) -> tuple[str, str | None]:
+    """Today's name and the commit of a data set of the hub; of a folder, itself and None."""
+    return (name, None) if Path(name).is_dir() else hub.find("dataset", name, revision=revision, token=token)
 
 
 @contextlib.contextmanager
-def _hub_errors(name: str, config: str | None, split: str = "") -> Iterator[None]:
+def _hub_errors(
+    name: str, config: str | None, split: str = "", revision: str | None = None, token: str | None = None
+) -> Iterator[None]:
     """Turns what the `datasets` library raises into a DataError with a next step."""
-    from datasets.exceptions import DatasetsError
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
-    try:
-        yield
-    except (DatasetsError, OSError, ValueError, RuntimeError, LookupError) as error:
-        what = f"the data set {name}" + (f" ({config})" if config else "") + (f", split {split!r}," if split else "")
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(
-            f"{what} cannot be loaded: {reason}; check data.dataset_name and data.dataset_config_name, the network, "
-            "and for a gated data set model.token; or give files with data.train_file"
-        ) from error
+    with hub.in_plain_words("dataset", name, revision, DataError):
+        try:
+            yield
+        except (DatasetsError, OSError, ValueError, RuntimeError, LookupError) as error:
+            if isinstance(error, DatasetNotFoundError) and (told := hub.refused_access("dataset", name, token)):
+                raise told from error  # `datasets` has lost it on the way
+            what = f"the data set {name}{f' ({config})' if config else ''}{f', split {split!r},' if split else ''}"
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise DataError(
+                f"{what} cannot be loaded: {reason[:600]}; check data.dataset_name and data.dataset_config_name, or "
+                "give files with data.train_file"
+            ) from error
 
 
 def _reader(path: Path) -> Callable[[Path], Iterator[Row]]:

@@ -118,7 +118,8 @@ def _read_files(data: DataArguments, reader: _Reader, *, do_eval: bool) -> None:
 def _read_hub(data: DataArguments, reader: _Reader, *, do_eval: bool, token: str | None) -> None:
     """The splits that no file was given for."""
     name, config = str(data.dataset_name), data.dataset_config_name
-    present = sources.hub_splits(name, config, None, token)
+    revision, cache_dir = data.dataset_revision, data.dataset_cache_directory
+    present = sources.hub_splits(name, config, revision, token, cache_dir)
     limits = {"train": data.max_train_samples, "validation": data.max_eval_samples}
     if data.validation_split_percentage:
         limits.pop("train")  # what is held back has to come out of all rows
@@ -128,7 +129,7 @@ def _read_hub(data: DataArguments, reader: _Reader, *, do_eval: bool, token: str
             continue
         if split is not None:
             rows = sources.load_hub(
-                name, config, split, None, data.dataset_cache_directory, token, data.streaming, limit=limits.get(role)
+                name, config, split, revision, cache_dir, token, data.streaming, limit=limits.get(role)
             )
             reader.hub(role, rows, f"{name}/{config}/{split}" if config else f"{name}/{split}")
         elif role == "train":

@@ -30,6 +30,7 @@ def add_lora(model: PreTrainedModel, finetuning: FinetuningArguments, seed: int)
         lora_dropout=finetuning.lora_dropout,
         target_modules="all-linear" if finetuning.lora_all_linear else finetuning.lora_target_modules,
         bias="none",
+        revision=getattr(model.config, "_commit_hash", None),  # of a base from the hub, whose branches move
     )
     try:
         adapted: PeftModel = get_peft_model(model, config)
