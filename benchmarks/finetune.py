@@ -111,16 +111,16 @@ def _command(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--output {output}: there is no folder {output.parent}; make it, or give another file")
     with tempfile.TemporaryDirectory(prefix="finetune-benchmark-") as folder:
         inputs = prepare(arguments, Path(folder))
-        facts = _facts(arguments, inputs)
-        peaks = {"before": _peak(inputs)}
+        known = facts(arguments, inputs)
+        peaks = {"before": peak(inputs)}
         samples: dict[str, list[dict[str, Any]]] = {name: [] for name in selected}
         for number in range(arguments.repeats):
             for name, method in selected.items():
                 samples[name].append(_sample(name, method, pythons[method.python], inputs, number + 1))
             # After each round, so that an interrupted run leaves the rounds that were whole.
-            write_json(output, facts | results(samples, inputs.parameters, peaks))
-        peaks["after"] = _peak(inputs)
-    content = facts | results(samples, inputs.parameters, peaks)
+            write_json(output, known | results(samples, inputs.parameters, peaks))
+        peaks["after"] = peak(inputs)
+    content = known | results(samples, inputs.parameters, peaks)
     write_json(output, content)
     print(table(content["methods"]))
     print(output)
@@ -240,7 +240,7 @@ def _spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def _facts(arguments: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
+def facts(arguments: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
     """All of the result file that is no measurement of a method."""
     job = asdict(inputs.job)
     shape = asdict(SHAPES[arguments.shape])
@@ -263,7 +263,7 @@ def _onednn(inputs: Inputs) -> dict[str, str | None]:
     return machine.read_onednn(_child(arguments, inputs.job, inputs.work, ONEDNN_VERBOSE="1"))
 
 
-def _peak(inputs: Inputs) -> dict[str, float]:
+def peak(inputs: Inputs) -> dict[str, float]:
     peak: dict[str, float] = json.loads(_child(["-m", "benchmarks.peers.machine", "peak"], inputs.job, inputs.work))
     return peak
 

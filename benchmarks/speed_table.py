@@ -24,7 +24,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
     """The Markdown between the markers: a row for each shape and method, then the machine and the method."""
     rows = [row for result in results for row in _rows(result)]
     lines = [f"| {' | '.join(row)} |" for row in (_HEAD, _ALIGNMENT, *rows)]
-    return "\n".join([*lines, "", *dict.fromkeys(_conditions(result) for result in results)])
+    return "\n".join([*lines, "", *dict.fromkeys(map(_conditions, results)), _repeats(results)])
 
 
 def _rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -54,6 +54,13 @@ def _conditions(result: Mapping[str, Any]) -> str:
         f"{result['hardware']['cpu']}, {result['threads']} threads, oneDNN {result['onednn']['bf16_product']}, torch "
         f"{versions['torch']}, transformers {versions['transformers']}, peft {versions['peft']}; random weights, one "
         f"epoch, batch {settings['batch']} x {settings['accumulation']}, LoRA r={settings['lora_rank']} on "
-        f"{' and '.join(settings['lora_modules'])}. Medians of {settings['repeats']} interleaved runs; tokens are "
-        "those of the rows, without padding; losses: the mean of the last quarter against HF's."
+        f"{' and '.join(settings['lora_modules'])}."
+    )
+
+
+def _repeats(results: Sequence[Mapping[str, Any]]) -> str:
+    counts = ", ".join(f"{result['settings']['repeats']} for {result['shape']['name']}" for result in results)
+    return (
+        f"Medians of interleaved runs ({counts}); tokens are those of the rows, without padding; losses: the mean of "
+        "the last quarter against HF's."
     )

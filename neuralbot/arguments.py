@@ -88,6 +88,10 @@ class DataArguments:
     dataset_revision: str | None = field(
         default=None, metadata=_says("Branch, tag or commit of the data set on the hub; null: its main branch.")
     )
+    columns: dict[str, str] | None = field(
+        default=None,
+        metadata=_says("Which column is which field, where its name does not say: {question: Anfrage}."),
+    )
 
 
 @dataclass

@@ -156,9 +156,9 @@ def _plan(recipe: Recipe) -> hardware.Plan:
 def prepare(recipe: Recipe, console: Console) -> Prepared:
     """Load and check everything a run needs; writes nothing."""
     from neuralbot import conversation, modeling
+    from neuralbot.data import checks
     from neuralbot.data import splits as data_splits
     from neuralbot.data.tokenized import tokenize
-    from neuralbot.engines.torch_engine import context_length
     from neuralbot.training.build import load_model
 
     plan = _plan(recipe)
@@ -171,9 +171,10 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
     )  # fmt: skip
     style = conversation.ensure_chat_template(tokenizer, task)
     splits = data_splits.load_splits(data, task, do_eval=recipe.evaluates, token=model_args.token)
-    model = load_model(recipe.model, recipe.finetuning, plan.torch_dtype())
-    length = min(data.max_seq_length, context_length(model) or data.max_seq_length)
+    length = modeling.row_limit(model_args, data.max_seq_length)
     train = tokenize(splits.train, tokenizer, length, recipe.finetuning.train_on_inputs, where="training rows")
+    checks.stop(checks.fatal(splits, train, tokenizer))
+    model = load_model(model_args, recipe.finetuning, plan.torch_dtype())
     if plan.device == "cpu" and _token_counts(train)[0] <= SHORT_ROW * len(train.rows):
         model.set_attn_implementation("eager")
     validation = None
@@ -323,7 +324,8 @@ def _tuned(trainer: Trainer, prepared: Prepared, folder: RunFolder) -> PreTraine
     from neuralbot import modeling
 
     dtype, model = prepared.plan.torch_dtype(), prepared.recipe.model
-    if prepared.recipe.finetuning.qlora:  # serving merges into the base as its maker stored it
+    if prepared.recipe.finetuning.qlora:  # serving merges into the base as its maker stored it: not two at once
+        trainer.release()
         return modeling.load_for_chat(str(folder.path), dtype, token=model.token, cache_dir=model.cache_dir).model
     return modeling.merged(trainer.accelerator.unwrap_model(trainer.model), dtype)
 

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from neuralbot import hub
-from neuralbot.arguments import ServingArguments
+from neuralbot.arguments import ModelArguments, ServingArguments
 from neuralbot.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 SEEDLING = "seedling"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -143,6 +143,34 @@ def load_tokenizer(
         f"the tokenizer of {source}", lambda: AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     )
     return tokenizer
+
+
+def row_limit(args: ModelArguments, max_seq_length: int) -> int:
+    """`max_seq_length`, or the context of the model if that is shorter; reads its config, no weights.
+
+    Raises ModelError.
+    """
+    source = args.model_name_or_path or ""
+    folder = local_folder(
+        source, weights=False, revision=args.model_revision, token=args.token, cache_dir=args.cache_dir
+    )
+    check_config(folder, source)
+    prepare_transformers()
+    from transformers import AutoConfig
+
+    config = loading(
+        f"the config of {source}", lambda: AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    )
+    return min(max_seq_length, context_length(config) or max_seq_length)
+
+
+def context_length(config: PreTrainedConfig) -> int | None:
+    """The most tokens a model reads at once, answer included; None where its config names no limit."""
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        value = getattr(config.get_text_config(), name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
 
 
 def load_base(
@@ -347,13 +375,17 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def check_folder(folder: Path, source: str) -> None:
+    check_config(folder, source)
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"{source} has no *.safetensors{_pickle_advice(folder)}")
+
+
+def check_config(folder: Path, source: str) -> None:
     if not (folder / "config.json").is_file():
         hint = "rebuild it with `python -m neuralbot.pretrain recipes/seedling.yaml`" if source == SEEDLING else (
             "expected a model folder (config.json, *.safetensors) or a finished run folder"
         )  # fmt: skip
         raise ModelError(f"{folder if source == SEEDLING else source} has no config.json; {hint}")
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(f"{source} has no *.safetensors{_pickle_advice(folder)}")
 
 
 def _pickle_advice(folder: Path) -> str:

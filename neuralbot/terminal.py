@@ -15,14 +15,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from neuralbot.errors import GenerationError, NeuralbotError, UsageError
+from neuralbot.textstream import NO_CONTROLS
 
 if TYPE_CHECKING:
     from neuralbot.chatbot import Chatbot
     from neuralbot.conversation import Turn
     from neuralbot.engines.protocol import Sampling
 
-# A model may write escape sequences, which would move the cursor or rename the window.
-NO_CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 HELP = """\
 /system TEXT   set the system message (alone: show it; /system none: remove it)
 /clear         forget the conversation

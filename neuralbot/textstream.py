@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Decode = Callable[[list[int]], str]
 FinishReason = Literal["stop", "length"]
 REPLACEMENT = "\ufffd"  # what decoders put where bytes are no (or not yet) a character
+# A text may hold escape sequences, which would move the cursor or rename the window: translate it with these.
+NO_CONTROLS = {code: REPLACEMENT for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 def byte_token_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

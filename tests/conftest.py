@@ -83,3 +83,28 @@ def tiny_model(tiny_tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="session")
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """A token a word, for figures counted by hand: the letters a to z, <unk> for all else.
+
+    A row of q and a words is <u> q <end> <a> a <end>: q + a + 4 tokens, of which a + 1 are trained on.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    names = ["<unk>", "<u>", "<a>", "<end>", *"abcdefghijklmnopqrstuvwxyz"]
+    vocabulary = {name: index for index, name in enumerate(names)}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token="<end>",
+        unk_token="<unk>",
+        extra_special_tokens=["<u>", "<a>"],
+        chat_template="{% for message in messages %}"
+        "{{ ('<u>' if message.role == 'user' else '<a>') + message.content + '<end>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<a>' }}{% endif %}",
+        clean_up_tokenization_spaces=False,
+    )

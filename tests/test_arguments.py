@@ -74,7 +74,7 @@ ITREX_DEFAULTS: dict[type[Any], dict[str, Any]] = {
 
 def test_arguments_have_the_fields_and_defaults_of_neural_chat() -> None:
     own = {
-        arguments.DataArguments: {"test_file": None, "dataset_revision": None},
+        arguments.DataArguments: {"test_file": None, "dataset_revision": None, "columns": None},
         arguments.FinetuningArguments: {"kernels": "fast"},
     }
     for cls, expected in ITREX_DEFAULTS.items():

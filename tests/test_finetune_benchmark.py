@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -255,3 +257,18 @@ def test_medians_ratios_and_the_last_quarter() -> None:
     assert "4.00x" in lines[2]
     assert "+10.00%" in lines[2]
     assert "speedup" not in finetune.summary({"trl": taken["trl"]}, flops_per_token=1, peak_flops=1.0)["trl"]
+
+
+def test_the_parts_of_a_step_add_up(tmp_path: Path) -> None:
+    output = tmp_path / "profile.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.step_profile", "--shape", "tiny", "--count", "8", "--base", "int8",
+         "--output", str(output)],
+        cwd=methods.ROOT, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(output.read_text())["profile"]
+    apart = {name: value for name, value in found["parts"].items() if name not in found["inside_products"]}
+    assert {"product qkv.forward", "product down.backward", "kernel.attention_backward"} < apart.keys()
+    assert sum(apart.values()) + found["left"] == pytest.approx(found["seconds"], abs=0.02)
+    assert 0 < found["left"] < found["seconds"]

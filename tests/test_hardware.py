@@ -50,14 +50,14 @@ def test_quota_of_the_cgroup_caps_the_threads(monkeypatch) -> None:  # type: ign
 
 
 def test_freed_memory_is_kept_while_asked_for() -> None:
-    """Pages newly asked of the system by 64 MiB that were there a moment before."""
+    """Pages newly asked of the system by 64 MiB, where 128 MiB were freed a moment before."""
     code = """
 import contextlib, resource, torch
 from neuralbot import hardware
 
 def pages(around):
     with around:
-        torch.ones(2**24)
+        torch.ones(2**25)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         torch.ones(2**24)
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before

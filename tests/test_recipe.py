@@ -299,6 +299,7 @@ def test_a_dumped_recipe_loads_as_an_equal_one(path: Path, tmp_path: Path, monke
         "serving.system_prompt=a: 'b' # c",
         "training.learning_rate=1e-5",
         "training.lr_scheduler_kwargs={x: 1}",
+        "data.columns={question: '# Frage: 1', answer: Antwort}",
     ]
     loaded = recipe.load(path, overrides, output_dir="1e5")
     Path("again.yaml").write_text(recipe.dump(loaded), encoding="utf-8")
@@ -306,6 +307,7 @@ def test_a_dumped_recipe_loads_as_an_equal_one(path: Path, tmp_path: Path, monke
     assert again == loaded
     assert recipe.dump(again).partition("\n")[2] == recipe.dump(loaded).partition("\n")[2]
     assert again.serving.stop == ["on", "1e-5", "###"]
+    assert again.data.columns == {"question": "# Frage: 1", "answer": "Antwort"}
 
 
 def test_every_default_may_be_dumped(folder: Path) -> None:
@@ -344,6 +346,8 @@ def test_the_schema_knows_every_key_and_forbids_others() -> None:
     rank = schema["properties"]["finetuning"]["properties"]["lora_rank"]
     assert (rank["type"], rank["minimum"], rank["default"]) == ("integer", 1, 8)
     assert schema["properties"]["data"]["properties"]["train_file"]["type"] == ["string", "null"]
+    columns = schema["properties"]["data"]["properties"]["columns"]
+    assert (columns["type"], columns["additionalProperties"]) == (["object", "null"], {"type": "string"})
     assert schema["properties"]["training"]["properties"]["eval_strategy"]["enum"] == ["no", "steps", "epoch"]
     assert schema["properties"]["training"]["properties"]["adam_beta1"]["exclusiveMaximum"] == 1
 

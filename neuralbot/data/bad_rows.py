@@ -25,11 +25,15 @@ class BadRow:
 
 @dataclass
 class BadRows:
-    """Collects the bad rows of all sources of a run. most: how many may be skipped."""
+    """Collects the bad rows of all sources of a run. most: how many may be skipped.
+
+    notices: a sentence for each source that had rows left out which are not bad, but teach nothing.
+    """
 
     policy: Policy = "stop"
     most: int = 100
     found: list[BadRow] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
 
     def add(self, error: DataError, row: str) -> None:
         """Set a row aside. Raises `error` where bad rows stop the run, DataError where there are too many."""

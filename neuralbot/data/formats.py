@@ -1,22 +1,27 @@
-"""Rows -> conversations: the format is told by the columns, never by the name of a file.
+"""Rows -> conversations, by the format that the columns spell (`detection`).
 
-Known: Alpaca, question and answer, prompt and completion, chats (`messages`, sharegpt `conversations`), a document
-with its summary, plain text. Names of columns are taken in any case.
+Every row becomes the turns of a conversation, or an error that says where it stands and what is wrong with it.
 
-Does not: read files (`sources`), map columns of other names, render tool calls.
+Does not: read files (`sources`), render tool calls.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from neuralbot.conversation import Conversation, Role, Turn
+from neuralbot.data.bad_rows import BadRows
+from neuralbot.data.detection import Format, detect, listed
 from neuralbot.errors import DataError
 
+__all__ = ["SUMMARY_REQUEST", "Format", "conversations", "detect"]
+
 SUMMARY_REQUEST = "Summarize the highlights of this article."
+FUNCTION_REQUEST = "Complete this Python function."
+TESTS_FOLLOW = "The code should pass these tests:"
+_INSTANCES = '[{"input": "...", "output": "..."}]'
 _MOST_EMPTY = 0.01  # of all rows: more answers than this missing is a fault of the file, not of a row
 
 _ROLES: dict[str, Role] = {
@@ -28,79 +33,81 @@ _ROLES: dict[str, Role] = {
 }
 
 
-@dataclass(frozen=True)
-class Format:
-    """What the columns mean. columns: field -> name of its column. reason: one sentence for people, why this format."""
+def conversations(rows: Iterable[Mapping[str, Any]], fmt: Format, where: str, bad: BadRows) -> Iterator[Conversation]:
+    """The rows as conversations, one by one; none is kept. `where` names their source.
 
-    name: str
-    columns: Mapping[str, str]
-    reason: str
-
-
-@dataclass(frozen=True)
-class Converted:
-    """conversations: one for each usable row. empty: where the rows stand that have nothing to learn from."""
-
-    conversations: list[Conversation]
-    empty: list[str]
-
-
-def detect(columns: Sequence[str], task: str) -> Format:
-    """The format that these columns spell. Task "summarization" looks for a document with its summary first.
-
-    Raises DataError with the columns present and what was expected.
+    A row with a field that is missing, null or of a wrong type, an unknown role or turns out of order goes to `bad`.
+    Rows whose answer is empty are left out, and counted in `bad.notices` after the last row. Raises DataError with
+    file, line and row where bad rows stop the run, and at the end if too many answers are empty.
     """
-    for name in sorted(_SPECS, key=lambda name: name != task):
-        found = {field: _column(columns, choices) for field, choices in _SPECS[name].fields.items()}
-        named = {field: column for field, column in found.items() if column is not None}
-        if len(named) == len(found):
-            return _format(name, named, columns)
-    raise DataError(_unknown(columns))
-
-
-def to_conversations(rows: Sequence[Mapping[str, Any]], fmt: Format, where: str) -> list[Conversation]:
-    """The rows as conversations; rows without any answer are left out (see `convert`).
-
-    Raises DataError with file, line and row number for a field that is missing, null or of a wrong type, an unknown
-    role or turns out of order, and if too many answers are empty.
-    """
-    return convert(rows, fmt, where).conversations
-
-
-def convert(rows: Sequence[Mapping[str, Any]], fmt: Format, where: str) -> Converted:
-    """`to_conversations`, with the places of the rows that were left out because their answer is empty."""
-    build = _SPECS[fmt.name].build
-    done = Converted([], [])
-    for number, row in enumerate(rows, start=1):
-        at = _At(where, number, row)
-        conversation = build(at, fmt.columns)
-        if any(turn.role == "assistant" and not turn.content.strip() for turn in conversation.turns):
-            done.empty.append(at.place)
-        else:
-            done.conversations.append(conversation)
-    if len(done.empty) > _MOST_EMPTY * len(rows):
+    count, empty, first_empty = 0, 0, ""
+    for position, row in enumerate(rows, start=1):
+        at = _At(_place(where, position, row), row)
+        try:
+            found = [_BUILD[fmt.name](part, fmt.columns) for part in _parts(at, fmt.columns)]
+        except DataError as error:
+            bad.add(error, json.dumps(row, ensure_ascii=False, default=str))
+            continue
+        for conversation in found:
+            count += 1
+            if _is_answered(conversation):
+                yield conversation
+            else:
+                empty += 1
+                first_empty = first_empty or conversation.where
+    if empty > _MOST_EMPTY * count:
         raise DataError(
-            f"{done.empty[0]}: the answer is empty, as in {len(done.empty)} of {len(rows)} rows; expected a text in "
-            f"every answer: fill them in or take these rows out"
+            f"{first_empty}: the answer is empty, as in {empty} of {count} rows; expected a text in every answer: "
+            "fill them in or take these rows out"
         )
-    return done
+    if empty:
+        rows_left = "1 row" if empty == 1 else f"{empty} rows"
+        notice = f"{where}: {rows_left} of {count} left out, the answer is empty: {first_empty}"
+        if notice not in bad.notices:  # rows may be read more than once
+            bad.notices.append(notice)
+
+
+def _place(where: str, position: int, row: Mapping[str, Any]) -> str:
+    """File and line; the row too where the line may hold several, or there are no lines."""
+    line, number = getattr(row, "line", 0), getattr(row, "number", 0)
+    if not line:
+        return f"{where}: row {number or position}"
+    return f"{where}:{line}: row {number}" if number else f"{where}:{line}"
+
+
+def _is_answered(conversation: Conversation) -> bool:
+    return all(turn.content.strip() for turn in conversation.turns if turn.role == "assistant")
+
+
+def _parts(at: _At, columns: Mapping[str, str]) -> list[_At]:
+    """The row itself, or one row for each of its instances, with their fields beside its own."""
+    column = columns.get("instances")
+    if column is None:
+        return [at]
+    instances = at.row.get(column)
+    if not isinstance(instances, list) or not instances:
+        at.fail(f"column {column!r} is {at.kind(column)}", f"expected a list such as {_INSTANCES}")
+    for number, instance in enumerate(instances, start=1):
+        if not isinstance(instance, dict):
+            at.fail(f"entry {number} of {column!r} is {_kind(instance)}", f"expected a list such as {_INSTANCES}")
+    places = [at.place if len(instances) == 1 else f"{at.place}: instance {n + 1}" for n in range(len(instances))]
+    return [_At(place, {**at.row, **instance}) for place, instance in zip(places, instances, strict=True)]
 
 
 class _At:
     """One row and where it stands; reads its fields and complains about them."""
 
-    def __init__(self, where: str, number: int, row: Mapping[str, Any]) -> None:
+    def __init__(self, place: str, row: Mapping[str, Any]) -> None:
+        self.place = place
         self.row = row
-        line = getattr(row, "line", 0)
-        self.place = f"{where}:{line}: row {number}" if line else f"{where}: row {number}"
 
     def fail(self, what: str, then: str) -> NoReturn:
         raise DataError(f"{self.place}: {what}; {then}")
 
     def text(self, column: str) -> str:
         if column not in self.row:
-            present = ", ".join(map(repr, self.row)) or "none"
-            self.fail(f"column {column!r} is missing", f"present columns: {present}; add it to this row")
+            then = f"present columns: {listed(self.row) or 'none'}; add it to this row"
+            self.fail(f"column {column!r} is missing", then)
         return self.checked(self.row[column], f"column {column!r}")
 
     def optional(self, column: str | None) -> str | None:
@@ -113,6 +120,10 @@ class _At:
         if not isinstance(value, str):
             self.fail(f"{name} is {_kind(value)}", f"expected a text{' in quotes' if value is not None else ''}")
         return value
+
+    def kind(self, column: str) -> str:
+        """What stands there, in words, where something else was expected."""
+        return _kind(self.row[column]) if column in self.row else "missing"
 
     def filled(self, column: str) -> str:
         text = self.text(column)
@@ -127,32 +138,58 @@ class _At:
 def _alpaca(at: _At, columns: Mapping[str, str]) -> Conversation:
     instruction = at.filled(columns["instruction"])
     more = at.optional(columns.get("input"))
-    user = Turn("user", instruction)
-    if more is not None:
-        user = Turn("user", f"{instruction}\n\n{more}", instruction, more)
-    answer = at.text(columns["output"])
-    tests = _tests(at, columns["tests"]) if "tests" in columns else None
+    user = Turn("user", instruction) if more is None else _with_input(instruction, more)
+    return _answered(at, user, at.text(columns["output"]), _tests(at, columns.get("tests")))
+
+
+def _instance(at: _At, columns: Mapping[str, str]) -> Conversation:
+    return _alpaca(at, {"instruction": columns["instruction"], "input": "input", "output": "output"})
+
+
+def _pair(at: _At, columns: Mapping[str, str]) -> Conversation:
+    question, answer = (columns[field] for field in columns if field != "tests")
+    return _answered(at, Turn("user", at.filled(question)), at.text(answer), _tests(at, columns.get("tests")))
+
+
+def _function(at: _At, columns: Mapping[str, str]) -> Conversation:
+    """The answer is the whole function, so that it runs; `test` defines check(candidate), which has to be called."""
+    start, rest, test, name = (at.filled(column) for column in columns.values())
+    if not name.isidentifier():
+        at.fail(f"column {columns['entry_point']!r} is {name[:60]!r}", "expected the name of the function")
+    return _answered(at, _with_input(FUNCTION_REQUEST, start), start + rest, f"{test}\n\ncheck({name})")
+
+
+def _code(at: _At, columns: Mapping[str, str]) -> Conversation:
+    """The tests are part of the question: they alone say what the function is called."""
+    task, tests = at.filled(columns["text"]), _tests(at, columns["test_list"])
+    if tests is None:
+        at.fail(f"column {columns['test_list']!r} is {at.kind(columns['test_list'])}", "expected a list of asserts")
+    setup = at.optional(columns.get("test_setup_code"))
+    user = _with_input(task, f"{TESTS_FOLLOW}\n{tests}")
+    return _answered(at, user, at.text(columns["code"]), tests if setup is None else f"{setup}\n{tests}")
+
+
+def _with_input(instruction: str, more: str) -> Turn:
+    return Turn("user", f"{instruction}\n\n{more}", instruction, more)
+
+
+def _answered(at: _At, user: Turn, answer: str, tests: str | None = None) -> Conversation:
     return at.conversation([user, Turn("assistant", answer)], expected=(answer,), tests=tests)
 
 
-def _tests(at: _At, column: str) -> str | None:
-    value = at.row.get(column)
+def _tests(at: _At, column: str | None) -> str | None:
+    """Python asserts, given as a text or as a list of them."""
+    value = at.row.get(column) if column else None
     if isinstance(value, list):
         value = "\n".join(at.checked(line, f"an item of column {column!r}") for line in value)
     text = None if value is None else at.checked(value, f"column {column!r}")
     return text if text and text.strip() else None
 
 
-def _pair(at: _At, columns: Mapping[str, str]) -> Conversation:
-    question, answer = (columns[name] for name in ("question", "answer"))
-    turns = [Turn("user", at.filled(question)), Turn("assistant", at.text(answer))]
-    return at.conversation(turns, expected=(turns[1].content,))
-
-
 def _summarization(at: _At, columns: Mapping[str, str]) -> Conversation:
     document, summary = at.filled(columns["document"]), at.text(columns["summary"])
     user = Turn("user", f"{document}\n{SUMMARY_REQUEST}", document=document)
-    return at.conversation([user, Turn("assistant", summary)], expected=(summary,))
+    return _answered(at, user, summary)
 
 
 def _text(at: _At, columns: Mapping[str, str]) -> Conversation:
@@ -215,83 +252,18 @@ def _expected(
     return tuple(None if fact is None else at.checked(fact, "an entry of 'expected'") for fact in listed)
 
 
-@dataclass(frozen=True)
-class _Spec:
-    """How a format is recognised and read. fields: field -> column names that may hold it, the first found is taken."""
-
-    says: str
-    fields: Mapping[str, tuple[str, ...]]
-    build: Callable[[_At, Mapping[str, str]], Conversation]
-    optional: tuple[str, ...] = ()
-
-
-# In the order in which they are tried.
-_SPECS: dict[str, _Spec] = {
-    "messages": _Spec("chats, lists of messages", {"turns": ("messages",)}, _chat, ("expected",)),
-    "conversations": _Spec("chats in the sharegpt form", {"turns": ("conversations",)}, _chat, ("expected",)),
-    "alpaca": _Spec(
-        "Alpaca rows, an instruction with its answer",
-        {"instruction": ("instruction",), "output": ("output", "response")},
-        _alpaca,
-        ("input", "tests"),
-    ),
-    "prompt/completion": _Spec(
-        "prompts with their completions", {"question": ("prompt",), "answer": ("completion",)}, _pair
-    ),
-    "question/answer": _Spec(
-        "questions with their answers", {"question": ("question",), "answer": ("answer", "response")}, _pair
-    ),
-    "summarization": _Spec(
-        "documents with their summaries",
-        {"document": ("article", "document", "dialogue"), "summary": ("highlights", "summary")},
-        _summarization,
-    ),
-    "text": _Spec("plain text, trained whole", {"text": ("text",)}, _text),
+_BUILD: dict[str, Callable[[_At, Mapping[str, str]], Conversation]] = {
+    "messages": _chat,
+    "conversations": _chat,
+    "alpaca": _alpaca,
+    "instances": _instance,
+    "function": _function,
+    "code": _code,
+    "prompt/completion": _pair,
+    "question/answer": _pair,
+    "summarization": _summarization,
+    "text": _text,
 }
-
-
-def _column(columns: Sequence[str], choices: Sequence[str]) -> str | None:
-    """The column with one of these names, exactly or in another case."""
-    for choice in choices:
-        if choice in columns:
-            return choice
-        for column in columns:
-            if column.strip().lower() == choice:
-                return column
-    return None
-
-
-def _format(name: str, named: dict[str, str], columns: Sequence[str]) -> Format:
-    for option in _SPECS[name].optional:
-        if (column := _column(columns, (option,))) is not None:
-            named[option] = column
-    used = ", ".join(map(repr, named.values()))
-    unused = ", ".join(repr(column) for column in columns if column not in named.values())
-    plural = "columns" if len(named) > 1 else "column"
-    rest = f"; not used: {unused}" if unused else ""
-    return Format(name, named, f"read as {_SPECS[name].says}, because of the {plural} {used}{rest}")
-
-
-def _unknown(columns: Sequence[str]) -> str:
-    present = f"present columns: {', '.join(map(repr, columns)) or 'none'}"
-    for spec in _SPECS.values():
-        missing = [choices for choices in spec.fields.values() if _column(columns, choices) is None]
-        if len(missing) < len(spec.fields):
-            wanted = " or ".join(map(repr, missing[0]))
-            return f"{spec.says}: column {wanted} is missing; {present}{_hint(columns, missing[0])}"
-    known = [" and ".join("|".join(choices) for choices in spec.fields.values()) for spec in _SPECS.values()]
-    names = {name for spec in _SPECS.values() for choices in spec.fields.values() for name in choices}
-    return (
-        f"no known format has these columns; {present}{_hint(columns, sorted(names))}; expected {', or '.join(known)}"
-    )
-
-
-def _hint(columns: Sequence[str], wanted: Sequence[str]) -> str:
-    for column in columns:
-        near = difflib.get_close_matches(column.strip().lower(), wanted, n=1, cutoff=0.7)
-        if near:
-            return f"; did you mean {near[0]!r} by {column!r}?"
-    return "; rename the columns of the file"
 
 
 def _kind(value: object) -> str:

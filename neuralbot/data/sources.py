@@ -1,26 +1,26 @@
-"""Files and hub data sets -> rows: dictionaries from column to value, each with the line it began in.
+"""Files -> rows: dictionaries from column to value, each with the line it began in.
 
 Every fault of a file becomes a DataError that names file, line and column, the text there, what was expected and what
 to do. Nothing is repaired or left out on the quiet, except a byte order mark and blank lines.
 
-Does not: know what columns mean (`formats`), split (`splits`), run data set scripts, hold less than all rows in memory.
+Does not: know what columns mean (`formats`), split (`splits`), hold less than all rows in memory.
 """
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import gzip
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
-from neuralbot import hub
+from neuralbot.data.bad_rows import BadRows
 from neuralbot.data.strict_json import (
     ROW_LIMIT_BYTES,
     Row,
     fail,
+    fault,
     parse,
     place,
     row_of_line,
@@ -36,107 +36,30 @@ _BOMB_BYTES, _BOMB_RATIO = 64 * 2**20, 100  # compressed text beyond both is no 
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows of a json, jsonl, csv, tsv, txt or parquet file, or a .gz of the text ones; by its extension.
+    """All of `rows`; the first bad row stops."""
+    return list(rows(path, BadRows()))
+
+
+def rows(path: Path, bad: BadRows) -> Iterator[Row]:
+    """The rows of a json, jsonl, csv, tsv, txt or parquet file, or of a .gz of the text ones; by its extension.
 
     json: a list of objects, an object with one list, or an object a line. txt: column "text", a row for each line
-    that is not blank. Raises DataError.
+    that is not blank. Rows that cannot be used go to `bad`. Raises DataError where the rows behind a fault are lost
+    too, and for a file without rows.
     """
-    reader = _reader(path)
+    reader, before, row = _reader(path), len(bad.found), None
     try:
-        rows: list[dict[str, Any]] = list(reader(path))
+        for row in reader(path, bad):
+            yield row
     except (OSError, EOFError, zlib.error) as error:
         fail(path, f"cannot be read: {error}", "check its permissions, and that the file is complete")
-    if not rows:
-        fail(path, "has no rows: 0 usable of 0", "give a file with at least one row")
-    return rows
+    if row is None:
+        unusable = bad.found[before:]
+        first = f"; the first: {unusable[0].problem}" if unusable else ""
+        fail(path, f"has no rows: 0 usable of {len(unusable)}{first}", "give a file with at least one row")
 
 
-def load_hub(
-    name: str,
-    config: str | None,
-    split: str,
-    revision: str | None,
-    cache_dir: str | None,
-    token: str | None,
-    streaming: bool,
-    *,
-    limit: int | None = None,
-) -> list[dict[str, Any]]:
-    """The rows (the first `limit`) of one split of a hub data set, or of a local folder in that layout.
-
-    Data set scripts are never run: only json, csv, parquet and text files are read. Raises DataError.
-    """
-    import datasets
-
-    with _hub_errors(name, config, split, revision, token):
-        place, commit = _at(name, revision, token)
-        loaded = datasets.load_dataset(
-            place, config, split=split, revision=commit, cache_dir=cache_dir, token=token, streaming=streaming
-        )
-        rows: list[dict[str, Any]] = [Row(row) for row in (loaded if limit is None else loaded.take(limit))]
-    if not rows:
-        raise DataError(f"the data set {name}, split {split!r}, has no rows; choose another split or data set")
-    return rows
-
-
-def hub_splits(
-    name: str, config: str | None, revision: str | None, token: str | None, cache_dir: str | None = None
-) -> list[str]:
-    """The names of the splits that a hub data set or local folder has. Raises DataError."""
-    import datasets
-
-    with _hub_errors(name, config, revision=revision, token=token):
-        place, commit = _at(name, revision, token)
-        where: dict[str, Any] = {"revision": commit, "cache_dir": cache_dir, "token": token}
-        try:
-            builder = datasets.load_dataset_builder(place, config, **where)
-        except ValueError as error:
-            _refuse_config(name, config, datasets.get_dataset_config_names(place, **where), error)
-        if commit and builder.hash != commit:  # offline, `datasets` takes the copy that was made last
-            raise DataError(
-                f"the data set {name} is in the cache at another revision than {revision or 'main'!r}: unset "
-                "HF_HUB_OFFLINE to download this one"
-            )
-        return [str(split) for split in datasets.get_dataset_split_names(place, config, **where)]
-
-
-def _refuse_config(name: str, config: str | None, known: list[str], error: ValueError) -> NoReturn:
-    """Raise a DataError that lists the configurations if `config` is none of them, else `error`."""
-    if config in known or hub.is_offline():  # offline they cannot be listed
-        raise error
-    what = f"no configuration {config!r}" if config else "several configurations"
-    raise DataError(
-        f"the data set {name} has {what}: set data.dataset_config_name to one of {', '.join(known)}"
-    ) from error
-
-
-def _at(name: str, revision: str | None, token: str | None) -> tuple[str, str | None]:
-    """Today's name and the commit of a data set of the hub; of a folder, itself and None."""
-    return (name, None) if Path(name).is_dir() else hub.find("dataset", name, revision=revision, token=token)
-
-
-@contextlib.contextmanager
-def _hub_errors(
-    name: str, config: str | None, split: str = "", revision: str | None = None, token: str | None = None
-) -> Iterator[None]:
-    """Turns what the `datasets` library raises into a DataError with a next step."""
-    from datasets.exceptions import DatasetNotFoundError, DatasetsError
-
-    with hub.in_plain_words("dataset", name, revision, DataError):
-        try:
-            yield
-        except (DatasetsError, OSError, ValueError, RuntimeError, LookupError) as error:
-            if isinstance(error, DatasetNotFoundError) and (told := hub.refused_access("dataset", name, token)):
-                raise told from error  # `datasets` has lost it on the way
-            what = f"the data set {name}{f' ({config})' if config else ''}{f', split {split!r},' if split else ''}"
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise DataError(
-                f"{what} cannot be loaded: {reason[:600]}; check data.dataset_name and data.dataset_config_name, or "
-                "give files with data.train_file"
-            ) from error
-
-
-def _reader(path: Path) -> Callable[[Path], Iterator[Row]]:
+def _reader(path: Path) -> Callable[[Path, BadRows], Iterator[Row]]:
     if path.is_dir():
         fail(path, "is a folder", "name a file in it, or give the folder as data.dataset_name")
     if not path.exists():
@@ -164,16 +87,23 @@ def _refuse_bomb(path: Path, size: int) -> None:
         fail(path, what, "if this is meant, unpack it and give the unpacked file")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number, text with its line end); decoded strictly, held to the row limit, without a byte order mark."""
+def _lines(path: Path, bad: BadRows) -> Iterator[tuple[int, str]]:
+    """(line number, text with its line end), without a byte order mark. Lines too long or no text go to `bad`."""
     size = 0
     with _open(path) as stream:
         for number, raw in enumerate(iter(lambda: stream.readline(ROW_LIMIT_BYTES + 1), b""), start=1):
             size += len(raw)
             _refuse_bomb(path, size)
-            if len(raw) > ROW_LIMIT_BYTES:
-                too_large(f"{path}:{number}", raw[:400].decode("utf-8", errors="replace"))
-            yield number, _decoded(path, number, raw)
+            try:
+                if len(raw) > ROW_LIMIT_BYTES:
+                    too_large(f"{path}:{number}", raw[:400].decode("utf-8", errors="replace"))
+                text = _decoded(path, number, raw)
+            except DataError as error:
+                bad.add(error, raw.decode("utf-8", errors="replace"))
+                while len(raw) > ROW_LIMIT_BYTES and not raw.endswith(b"\n"):
+                    raw = stream.readline(ROW_LIMIT_BYTES + 1) or b"\n"
+            else:
+                yield number, text
 
 
 def _text(path: Path) -> str:
@@ -210,40 +140,48 @@ def _decoded(path: Path, number: int, raw: bytes) -> str:
 # One reader for each kind of file
 
 
-def _jsonl(path: Path) -> Iterator[Row]:
-    return (row_of_line(path, number, line) for number, line in _lines(path) if line.strip())
+def _jsonl(path: Path, bad: BadRows) -> Iterator[Row]:
+    for number, line in _lines(path, bad):
+        if not line.strip():
+            continue
+        try:
+            row = row_of_line(path, number, line)
+        except DataError as error:
+            bad.add(error, line)
+        else:
+            yield row
 
 
-def _json(path: Path) -> Iterator[Row]:
+def _json(path: Path, bad: BadRows) -> Iterator[Row]:
     text = _text(path)
     start = skip_blanks(text, 0)
     if start == len(text):
         return iter(())
     if text[start] == "[":
-        return rows_of_array(path, text, start)
+        return rows_of_array(path, text, start, bad)
     value, end = parse(path, text, start)
     if skip_blanks(text, end) < len(text):
-        return _jsonl(path)  # a .json file with an object on each line is common
+        return _jsonl(path, bad)  # a .json file with an object on each line is common
     if not isinstance(value, dict):
         fail(f"{path}:{place(text, start)}", "is not a list of objects", "expected [{...}, ...]", text[start:])
-    return rows_of_object(path, value)
+    return rows_of_object(path, value, bad)
 
 
-def _txt(path: Path) -> Iterator[Row]:
-    for number, line in _lines(path):
+def _txt(path: Path, bad: BadRows) -> Iterator[Row]:
+    for number, line in _lines(path, bad):
         if line.strip():
             yield _numbered({"text": line.rstrip("\r\n")}, number)
 
 
-def _csv(path: Path) -> Iterator[Row]:
-    return _table(path, ",")
+def _csv(path: Path, bad: BadRows) -> Iterator[Row]:
+    return _table(path, ",", bad)
 
 
-def _tsv(path: Path) -> Iterator[Row]:
-    return _table(path, "\t")
+def _tsv(path: Path, bad: BadRows) -> Iterator[Row]:
+    return _table(path, "\t", bad)
 
 
-def _table(path: Path, delimiter: str) -> Iterator[Row]:
+def _table(path: Path, delimiter: str, bad: BadRows) -> Iterator[Row]:
     records = _records(path, delimiter)
     line, header = next(records, (0, []))
     names = [name.strip() for name in header]
@@ -251,12 +189,13 @@ def _table(path: Path, delimiter: str) -> Iterator[Row]:
     if doubles:
         fail(f"{path}:{line}", f"the column {doubles[0]!r} stands twice in the header", "rename or remove one of them")
     for line, cells in records:
-        if len(cells) != len(names):
-            what = f"the row has {len(cells)} cells, the header has {len(names)} ({', '.join(names)})"
-            then = "add or remove cells; a cell with the separator, a quote or a line break needs double quotes"
-            fail(f"{path}:{line}", what, then, delimiter.join(cells))
-        # a column without a name is the row number that pandas writes
-        yield _numbered({name: cell for name, cell in zip(names, cells, strict=True) if name}, line)
+        if len(cells) == len(names):
+            # a column without a name is the row number that pandas writes
+            yield _numbered({name: cell for name, cell in zip(names, cells, strict=True) if name}, line)
+            continue
+        what = f"the row has {len(cells)} cells, the header has {len(names)} ({', '.join(names)})"
+        then = "add or remove cells; a cell with the separator, a quote or a line break needs double quotes"
+        bad.add(fault(f"{path}:{line}", what, then, delimiter.join(cells)), delimiter.join(cells))
 
 
 def _records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -265,7 +204,7 @@ def _records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
     def fed() -> Iterator[str]:
         nonlocal size
-        for _, text in _lines(path):
+        for _, text in _lines(path, BadRows()):  # a line that is left out may be one of a longer row
             size += len(text)
             if size > ROW_LIMIT_BYTES:  # an open quote takes in all lines to the end
                 too_large(f"{path}:{line}", text)
@@ -284,7 +223,7 @@ def _records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
         fail(f"{path}:{line}", f"invalid table: {error}, in the row that begins here", then)
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path, bad: BadRows) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet
 
@@ -292,7 +231,7 @@ def _parquet(path: Path) -> Iterator[Row]:
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches():
                 yield from (Row(record) for record in batch.to_pylist())
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         fail(path, f"is not a usable parquet file: {error}", "write it again, or give json or csv")
 
 
@@ -302,7 +241,7 @@ def _numbered(values: dict[str, Any], line: int) -> Row:
     return row
 
 
-_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+_READERS: dict[str, Callable[[Path, BadRows], Iterator[Row]]] = {
     ".json": _json,
     ".jsonl": _jsonl,
     ".csv": _csv,

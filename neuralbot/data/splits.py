@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuralbot.conversation import Conversation
-from neuralbot.data import formats, sources
+from neuralbot.data import formats, hub_rows, sources
+from neuralbot.data.bad_rows import BadRows
 from neuralbot.errors import DataError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def load_splits(data: DataArguments, task: str, *, do_eval: bool, token: str | N
     do_eval: validation rows are wanted; DataError if there are none and `validation_split_percentage` is 0.
     Raises DataError, also for everything that is wrong with a file or row.
     """
-    reader = _Reader(task)
+    reader = _Reader(task, data.columns)
     _read_files(data, reader, do_eval=do_eval)
     if data.dataset_name:
         _read_hub(data, reader, do_eval=do_eval, token=token)
@@ -73,8 +74,9 @@ def load_splits(data: DataArguments, task: str, *, do_eval: bool, token: str | N
 class _Reader:
     """Collects what has been read so far."""
 
-    def __init__(self, task: str) -> None:
+    def __init__(self, task: str, mapping: Mapping[str, str] | None) -> None:
         self.task = task
+        self.mapping = mapping
         self.rows: dict[str, list[Conversation]] = {}
         self.notices: list[str] = []
         self.fingerprint: dict[str, str] = {}
@@ -93,15 +95,13 @@ class _Reader:
     def _add(self, role: str, rows: list[dict[str, Any]], name: str) -> None:
         columns = list(dict.fromkeys(column for row in rows for column in row))
         try:
-            fmt = formats.detect(columns, self.task)
+            fmt = formats.detect(columns, self.task, self.mapping)
         except DataError as error:
             raise DataError(f"{name}: {error}") from error
-        converted = formats.convert(rows, fmt, name)
-        self.rows[role] = converted.conversations
+        bad = BadRows()
+        self.rows[role] = list(formats.conversations(rows, fmt, name, bad))
         self.detected.append(f"{name}: {len(rows)} rows, {fmt.reason}")
-        if converted.empty:
-            count = _count(len(converted.empty), "row")
-            self.notices.append(f"{name}: {count} of {len(rows)} left out, the answer is empty: {converted.empty[0]}")
+        self.notices += bad.notices
 
 
 def _read_files(data: DataArguments, reader: _Reader, *, do_eval: bool) -> None:
@@ -119,7 +119,7 @@ def _read_hub(data: DataArguments, reader: _Reader, *, do_eval: bool, token: str
     """The splits that no file was given for."""
     name, config = str(data.dataset_name), data.dataset_config_name
     revision, cache_dir = data.dataset_revision, data.dataset_cache_directory
-    present = sources.hub_splits(name, config, revision, token, cache_dir)
+    present = hub_rows.hub_splits(name, config, revision, token, cache_dir)
     limits = {"train": data.max_train_samples, "validation": data.max_eval_samples}
     if data.validation_split_percentage:
         limits.pop("train")  # what is held back has to come out of all rows
@@ -128,10 +128,10 @@ def _read_hub(data: DataArguments, reader: _Reader, *, do_eval: bool, token: str
         if role in reader.rows or (role == "validation" and not do_eval):
             continue
         if split is not None:
-            rows = sources.load_hub(
+            rows = hub_rows.load_hub(
                 name, config, split, revision, cache_dir, token, data.streaming, limit=limits.get(role)
             )
-            reader.hub(role, rows, f"{name}/{config}/{split}" if config else f"{name}/{split}")
+            reader.hub(role, list(rows), f"{name}/{config}/{split}" if config else f"{name}/{split}")
         elif role == "train":
             raise DataError(
                 f"the data set {name} has no training split (its splits: {', '.join(present)}; "
@@ -166,12 +166,12 @@ def _hold_back(data: DataArguments, reader: _Reader) -> None:
 
 def _share(row: Conversation, seed: int) -> float:
     """A number in 0..1 that depends on the row's question and the seed alone."""
-    digest = hashlib.sha256(f"{seed}\x00".encode() + _question(row)).digest()
+    digest = hashlib.sha256(f"{seed}\x00".encode() + question(row)).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def _question(row: Conversation) -> bytes:
-    """What is asked in a row: all but the answers; the text itself where it is plain text."""
+def question(row: Conversation) -> bytes:
+    """What is asked in a row, as bytes: all but the answers; the text itself where it is plain text."""
     asked = [turn for turn in row.turns if turn.role != "assistant"] or row.turns
     return json.dumps([[turn.role, turn.content] for turn in asked], ensure_ascii=False).encode()
 
@@ -192,7 +192,7 @@ def _overlaps(
 ) -> list[str]:
     """A notice for each pair of splits that ask the same questions: scores on those rows prove nothing."""
     asked = {
-        name: [_question(row) for row in rows] for name, rows in zip(_ROLES, (train, validation, test), strict=True)
+        name: [question(row) for row in rows] for name, rows in zip(_ROLES, (train, validation, test), strict=True)
     }
     notices = []
     for held_out, seen in (("validation", "train"), ("test", "train"), ("test", "validation")):

@@ -9,10 +9,13 @@ Does not: open files (`sources`), know what columns mean.
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from neuralbot.data.bad_rows import BadRows
 from neuralbot.errors import DataError
 
 ROW_LIMIT_BYTES = 16 * 2**20
@@ -21,15 +24,21 @@ _MOST_DIGITS = 1000
 
 
 class Row(dict[str, Any]):
-    """A row that knows the line of its file (1-based; 0 where lines mean nothing, as in parquet)."""
+    """A row that knows its line in the file (0 where lines mean nothing, as in parquet) and its number in a list."""
 
     line: int = 0
+    number: int = 0  # 0 where each row has a line of its own
 
 
 def fail(where: Path | str, what: str, then: str, excerpt: str | None = None) -> NoReturn:
     """Raise a DataError: place, what is wrong, the text there, what to do."""
+    raise fault(where, what, then, excerpt)
+
+
+def fault(where: Path | str, what: str, then: str, excerpt: str | None = None) -> DataError:
+    """The error that `fail` raises."""
     shown = "" if excerpt is None else f"; it reads {excerpt.strip()[:EXCERPT]!r}"
-    raise DataError(f"{where}: {what}{shown}; {then}")
+    return DataError(f"{where}: {what}{shown}; {then}")
 
 
 def too_large(where: Path | str, excerpt: str) -> NoReturn:
@@ -49,18 +58,24 @@ def row_of_line(path: Path, number: int, line: str) -> Row:
     return _as_row(value, f"{path}:{number}", number)
 
 
-def rows_of_array(path: Path, text: str, start: int) -> Iterator[Row]:
-    """The objects of the list that begins at `start`, to the end of the text."""
+def rows_of_array(path: Path, text: str, start: int, bad: BadRows) -> Iterator[Row]:
+    """The objects of the list that begins at `start`, to the end of the text; bad ones whose end is known to `bad`."""
     at = skip_blanks(text, start + 1)
     line, counted, number = 1, 0, 0
     more = text[at : at + 1] != "]"
     while more:
         line, counted = line + text.count("\n", counted, at), at
-        value, end = parse(path, text, at)
         number += 1
-        if end - at > ROW_LIMIT_BYTES:
-            too_large(f"{path}:{line}: row {number}", text[at : at + EXCERPT])
-        yield _as_row(value, f"{path}:{line}: row {number}", line)
+        try:
+            value, end = parse(path, text, at)
+            row = _as_row(value, f"{path}:{line}: row {number}", line, number)
+        except DataError as error:
+            end = _lenient_end(text, at, error)
+            bad.add(error, text[at:end])
+        else:
+            if end - at > ROW_LIMIT_BYTES:
+                too_large(f"{path}:{line}: row {number}", text[at : at + EXCERPT])
+            yield row
         at = skip_blanks(text, end)
         more = text[at : at + 1] == ","
         if not more and text[at : at + 1] != "]":
@@ -72,15 +87,29 @@ def rows_of_array(path: Path, text: str, start: int) -> Iterator[Row]:
         fail(f"{path}:{place(text, rest)}", "text after the end of the list", "take it out", text[rest:])
 
 
-def rows_of_object(path: Path, value: dict[str, Any]) -> Iterator[Row]:
+def _lenient_end(text: str, at: int, error: DataError) -> int:
+    """Where a value ends that is JSON, though not strict. Raises `error` if nothing tells."""
+    try:
+        return _LENIENT.raw_decode(text, at)[1]
+    except (ValueError, RecursionError):
+        raise error from None
+
+
+def rows_of_object(path: Path, value: dict[str, Any], bad: BadRows) -> Iterator[Row]:
     """The rows of an object that holds one list of them, such as {"data": [...]}."""
     lists = [key for key, inner in value.items() if isinstance(inner, list)]
     if len(lists) != 1:
         found = f"lists under {', '.join(map(repr, lists))}" if lists else "no list"
-        keys = ", ".join(map(repr, list(value)[:8]))
-        fail(path, f"is one object with {found} (its keys: {keys})", "expected a list of objects, one for each row")
+        keys = ", ".join(repr(key[:EXCERPT]) for key in list(value)[:8]) + (", ..." if len(value) > 8 else "")
+        then = 'expected a list of objects, one for each row, such as [{"question": "...", "answer": "..."}]'
+        fail(path, f"is one object with {found} (its keys: {keys})", then)
     for number, inner in enumerate(value[lists[0]], start=1):
-        yield _as_row(inner, f"{path}: {lists[0]}: row {number}", 0)
+        try:
+            row = _as_row(inner, f"{path}: {lists[0]}: row {number}", 0, number)
+        except DataError as error:
+            bad.add(error, json.dumps(inner, ensure_ascii=False))
+        else:
+            yield row
 
 
 def parse(path: Path, text: str, start: int, *, first_line: int = 1) -> tuple[Any, int]:
@@ -96,8 +125,10 @@ def parse(path: Path, text: str, start: int, *, first_line: int = 1) -> tuple[An
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         where = f"{path}:{place(text, start, first_line)}"
         fail(where, f"unusable JSON: {reason}", "mend or take out this row", text[start : start + EXCERPT])
-    if "\\ud" in text[start:end].lower():
-        _refuse_half_characters(path, text, start, first_line, value)
+    if (at := _half_character(text, start, end)) is not None:
+        what = f"{text[at : at + 6]} is half a character (a lone surrogate)"
+        where = f"{path}:{place(text, at, first_line)}"
+        fail(where, what, "take it out or write the whole pair", text[at : at + 40])
     return value, end
 
 
@@ -126,32 +157,45 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
+def _decimal(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise _NotStrict(f"the number {text[:EXCERPT]} is too large")
+    return number
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise _NotStrict(f"the key {next(key for key in keys if keys.count(key) > 1)!r} appears twice in one object")
+        double = next(key for key in keys if keys.count(key) > 1)[:EXCERPT]
+        raise _NotStrict(f"the key {double!r} appears twice in one object")
     return found
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer)
+_LENIENT = json.JSONDecoder(parse_int=str)
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer, parse_float=_decimal
+)
 
 
-def _refuse_half_characters(path: Path, text: str, start: int, first_line: int, value: object) -> None:
-    try:
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError as error:
-        name = f"\\u{ord(error.object[error.start]):04x}"
-        at = max(text.lower().find(name, start), start)
-        what = f"{name} is half a character (a lone surrogate)"
-        fail(f"{path}:{place(text, at, first_line)}", what, "take it out or write the whole pair", text[at : at + 40])
+def _half_character(text: str, start: int, end: int) -> int | None:
+    """Where an escaped surrogate stands alone in a JSON value."""
+    if not _SURROGATE.search(text, start, end):
+        return None
+    return next((found.start() for found in _ESCAPE.finditer(text, start, end) if found[1]), None)
 
 
-def _as_row(value: object, where: str, line: int) -> Row:
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+# A whole pair, or one of two alone (the group), or any other escape.
+_ESCAPE = re.compile(r"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..)|\\.")
+
+
+def _as_row(value: object, where: str, line: int, number: int = 0) -> Row:
     if not isinstance(value, dict):
         kind = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(type(value), "a number")
         excerpt = json.dumps(value, ensure_ascii=False)
         fail(where, f"the row is {kind}, not an object", 'expected {"column": value, ...}', excerpt)
     row = Row(value)
-    row.line = line
+    row.line, row.number = line, number
     return row

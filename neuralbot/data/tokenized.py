@@ -27,11 +27,16 @@ _MOST_DROPPED = 0.05
 
 @dataclass(frozen=True)
 class Tokenized:
-    """dropped: rows left without a target. notices: what was cut, shortened or dropped, with counts."""
+    """dropped: rows left without a target. notices: what was cut, shortened or dropped, with counts.
+
+    cut: rows whose last answer lost its end. shortened: rows whose document was shortened.
+    """
 
     rows: list[Row]
     dropped: int
     notices: tuple[str, ...]
+    cut: int = 0
+    shortened: int = 0
 
 
 @dataclass
@@ -68,7 +73,8 @@ def tokenize(
             f"{where}: 0 usable of {len(conversations)} rows: {counts.dropped} have no answer within "
             f"data.max_seq_length={max_seq_length}; raise it, or shorten the questions"
         )
-    return Tokenized(rows, counts.dropped, _notices(counts, len(conversations), max_seq_length, where))
+    notices = _notices(counts, len(conversations), max_seq_length, where)
+    return Tokenized(rows, counts.dropped, notices, counts.cut, counts.shortened)
 
 
 def _encoded(batch: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase, train_on_inputs: bool) -> list[Encoded]:

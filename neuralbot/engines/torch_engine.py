@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from neuralbot import modeling
 from neuralbot.conversation import end_token
 from neuralbot.engines.protocol import Sampling, token_budget
 from neuralbot.errors import GenerationError
@@ -36,7 +37,7 @@ class TorchEngine:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self.context_length = context_length(model)
+        self.context_length = modeling.context_length(model.config)
         self.end_ids = end_token_ids(model, tokenizer)
         self._lock = threading.Lock()
         self._accepted = _forward_parameters(model)
@@ -192,16 +193,6 @@ class _Batch:
         self.ids_BT = self.ids_BT[index]
         self.mask_BT = None if self.mask_BT is None else self.mask_BT[index]
         self.cache.batch_select_indices(index)
-
-
-def context_length(model: PreTrainedModel) -> int | None:
-    """The most tokens the model reads at once, answer included; None where its config names no limit."""
-    config = model.config.get_text_config()
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
-        value = getattr(config, name, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return None
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -30,6 +30,7 @@ _KINDS: dict[str, tuple[str, str]] = {
     "str": ("a text", "string"),
     "list": ("a list of texts", "array"),
     "dict": ("a mapping", "object"),
+    "texts": ("a mapping of texts", "object"),
     "null": ("null", "null"),
 }
 
@@ -126,6 +127,8 @@ class Field:
             schema = {"anyOf": [enum, *others]} if others else enum
         if "list" in self.kinds:
             schema["items"] = {"type": "string"}
+        if "texts" in self.kinds:
+            schema["additionalProperties"] = {"type": "string"}
         if self.interval:
             schema |= _schema_bounds(self.interval)
         if self.default is not None:
@@ -189,7 +192,7 @@ def read_annotation(text: str, enums: Mapping[str, tuple[str, ...]]) -> tuple[fr
             kinds.add("str")
             choices = tuple(ast.literal_eval(ast.Tuple(elts=_elements(part.slice), ctx=ast.Load())))
         else:
-            kinds.add({"None": "null"}.get(base, base))
+            kinds.add({"None": "null", "dict[str, str]": "texts"}.get(ast.unparse(part), base))
     return frozenset(kinds & _KINDS.keys()), choices
 
 
@@ -215,10 +218,12 @@ def check(field: Field, node: Node) -> str | None:
     if isinstance(value, Unusable) or field.kinds <= {"null"}:
         return None
     kind = _kind(value)
+    if kind == "dict" and "texts" in field.kinds:
+        return _check_items(field, {f"the value of {key}": entry.node for key, entry in value.items()})
     if kind not in field.kinds and not (kind == "int" and "float" in field.kinds):
         return f"expected {field.expected()}, got {_shown(field, node)}{_hint(field, node)}"
     if isinstance(value, list):
-        return _check_items(field, value)
+        return _check_items(field, {f"item {position}": item for position, item in enumerate(value, start=1)})
     if isinstance(value, str) and field.choices and value not in field.choices:
         return f"expected {field.expected()}, got {_shown(field, node)}{did_you_mean(value, field.choices)}"
     if kind in ("int", "float"):
@@ -230,11 +235,11 @@ def _kind(value: Any) -> str:
     return {bool: "bool", int: "int", float: "float", str: "str", list: "list", dict: "dict"}.get(type(value), "null")
 
 
-def _check_items(field: Field, items: list[Node]) -> str | None:
-    for position, item in enumerate(items, start=1):
+def _check_items(field: Field, items: Mapping[str, Node]) -> str | None:
+    for name, item in items.items():
         if not isinstance(item.value, str | Unusable):
             hint = f'; write "{item.text}" in quotes' if item.text else ""
-            return f"expected {field.expected()}, but item {position} is {_shown(field, item)}{hint}"
+            return f"expected {field.expected()}, but {name} is {_shown(field, item)}{hint}"
     return None
 
 

@@ -66,6 +66,10 @@ class PackedTrainer(Trainer):
         with hardware.freed_memory_kept():
             return super().train(*args, **kwargs)
 
+    def release(self) -> None:
+        del self.packed
+        super().release()
+
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:

@@ -67,6 +67,10 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]  # the library is not
             )
         return loss
 
+    def release(self) -> None:
+        """Give the memory of all weights back, once they are saved; the counts stay."""
+        self.model.to("meta")
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         # The stock method also writes training_args.bin, a pickle.
         target = Path(output_dir or self.args.output_dir)

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neuralbot.data import sources, strict_json
-from neuralbot.data.sources import hub_splits, load_hub, read_rows
+from neuralbot.data.sources import read_rows
 from neuralbot.errors import DataError
 
 ROWS = [{"instruction": "Add 1, 2", "output": 'three "3"'}, {"instruction": "Grüße\nzwei Zeilen", "output": "ok 😀"}]
@@ -240,30 +240,3 @@ def test_the_damaged_line_is_the_one_reported(tmp_path: Path, line: int) -> None
     for ending, name in (("\n", "a.jsonl"), ("\r\n", "a.jsonl"), ("\n", "a.jsonl.gz")):
         with pytest.raises(DataError, match=rf":{line}:12: invalid JSON"):
             read_rows(write(tmp_path / name, b"\xef\xbb\xbf" + ending.join(rows).encode()))
-
-
-# The hub, by a local folder in the layout of a data set
-
-
-def test_hub_rows_from_a_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "set"
-    folder.mkdir()
-    write(folder / "train.jsonl", lines_of(ROWS))
-    write(folder / "test.jsonl", lines_of(ROWS[:1]))
-    cache = str(tmp_path / "cache")
-    assert sorted(hub_splits(str(folder), None, None, None)) == ["test", "train"]
-    assert load_hub(str(folder), None, "train", None, cache, None, False) == ROWS
-    assert load_hub(str(folder), None, "train", None, cache, None, False, limit=1) == ROWS[:1]
-    assert load_hub(str(folder), None, "train", None, cache, None, True, limit=9) == ROWS
-    with pytest.raises(DataError, match=r"split 'dev', cannot be loaded.*data\.dataset_name"):
-        load_hub(str(folder), None, "dev", None, cache, None, False)
-
-
-def test_hub_scripts_are_never_run(tmp_path: Path) -> None:
-    folder = tmp_path / "evil"
-    folder.mkdir()
-    marker = tmp_path / "ran"
-    write(folder / "evil.py", f"open({str(marker)!r}, 'w')\n")
-    with pytest.raises(DataError, match=r"evil.*cannot be loaded"):
-        load_hub(str(folder), None, "train", None, str(tmp_path / "cache"), None, False)
-    assert not marker.exists()

@@ -124,13 +124,24 @@ def test_empty_answers_are_counted(tmp_path: Path) -> None:
     name = write(tmp_path / "a.jsonl", [*rows(0, 299), {"instruction": "Q", "output": ""}])
     splits = load_splits(DataArguments(train_file=name), "completion", do_eval=False)
     assert len(splits.train) == 299
-    assert splits.notices == (f"{name}: 1 row of 300 left out, the answer is empty: {name}:300: row 300",)
+    assert splits.notices == (f"{name}: 1 row of 300 left out, the answer is empty: {name}:300",)
 
 
 def test_a_row_with_other_columns_is_named(tmp_path: Path) -> None:
     name = write(tmp_path / "a.jsonl", [*rows(0, 3), {"instruction": "Q", "outptu": "A"}])
-    with pytest.raises(DataError, match=r"a\.jsonl:4: row 4: column 'output' is missing; present.*'outptu'"):
+    with pytest.raises(DataError, match=r"a\.jsonl:4: column 'output' is missing; present.*'outptu'"):
         load_splits(DataArguments(train_file=name), "completion", do_eval=False)
+
+
+def test_columns_of_any_name_are_mapped(tmp_path: Path) -> None:
+    name = write(tmp_path / "a.jsonl", [{"Frage": "Q", "Antwort": "A", "answer": "no"}])
+    data = DataArguments(train_file=name, columns={"question": "Frage", "answer": "Antwort"})
+    splits = load_splits(data, "completion", do_eval=False)
+    assert [turn.content for turn in splits.train[0].turns] == ["Q", "A"]
+    assert "'Frage' (data.columns: question), 'Antwort' (data.columns: answer)" in splits.detected[0]
+    data.columns = {"question": "Frgae"}
+    with pytest.raises(DataError, match=r"a\.jsonl: data\.columns: there is no column 'Frgae'.*did you mean 'Frage'"):
+        load_splits(data, "completion", do_eval=False)
 
 
 def test_a_data_set_in_a_folder_gives_its_splits(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from neuralbot.engines.protocol import Sampling, token_budget
-from neuralbot.engines.torch_engine import TorchEngine, context_length, end_token_ids
+from neuralbot.engines.torch_engine import TorchEngine, end_token_ids
 from neuralbot.errors import GenerationError
 
 GREEDY = Sampling(max_new_tokens=24)
@@ -183,7 +183,7 @@ def test_a_stream_left_early_frees_its_cache_and_leaves_no_mode_behind(engine: T
 
 
 def test_the_context_limits_the_answer(engine: TorchEngine) -> None:
-    context = context_length(engine.model)
+    context = engine.context_length
     assert context is not None
     long = [5] * (context - 3)
     assert len(list(engine.stream(long, GREEDY))) == 3

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -184,6 +186,18 @@ def test_what_the_fast_trainer_cannot_do_is_said(
     model = adapter.add_lora(copy_of(tiny_model), FinetuningArguments(), seed=1)
     found = why_reference(model, arguments(tmp_path, **change), 100)
     assert found is None if reason is None else reason in (found or "")
+
+
+@both
+def test_released_weights_are_gone(tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path, kernels: Kernels) -> None:
+    model = adapter.add_lora(copy_of(tiny_model), FinetuningArguments(), seed=1)
+    trainer = build_trainer(model, tiny_tokenizer, arguments(tmp_path), DATA, None, kernels=kernels)
+    trainer.train()
+    weights = [weakref.ref(parameter) for parameter in model.parameters() if not parameter.requires_grad]
+    trainer.release()
+    gc.collect()
+    assert not any(weight() for weight in weights)
+    assert trainer.tokens > 0
 
 
 @both
