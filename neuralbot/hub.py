@@ -7,6 +7,7 @@ where HF_HUB_OFFLINE=1 asks for it: a hub that does not answer is an error, and 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 from neuralbot.errors import NeuralbotError
+
+# huggingface_hub reads it when it is first imported; it would tell the hub the version of torch and the harness.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 Kind = Literal["model", "dataset"]
 

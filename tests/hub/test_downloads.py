@@ -20,9 +20,8 @@ SMALL = (
 
 def test_a_broken_download_goes_on_where_it_broke(command: Command, hub: Hub, tmp_path: Path) -> None:
     hub.cuts["model.safetensors"] = [12 * MEGABYTE]
-    wide = "llama2-7b-code", *SMALL, f"model.model_name_or_path={WIDE}", "--output-dir", str(tmp_path / "run")
-    ended = command("neuralbot.finetune", *wide, HF_HOME=str(tmp_path / "home"))
-    assert ended.status == 0, ended.err
+    chat = command("neuralbot", "chat", WIDE, "--max-new-tokens", "2", text="Hello\n", HF_HOME=str(tmp_path / "home"))
+    assert chat.status == 0, chat.err
     first, second = hub.asked(f"{WIDE}/main/model.safetensors")[-2:]
     assert (first.range, first.sent) == (None, 12 * MEGABYTE)
     assert second.range == f"bytes={10 * 2**20}-", "whole reads are kept"

@@ -143,9 +143,13 @@ REFUSALS = {
     ),
 }
 QUICK = (
-    "no token", "unknown revision of the model", "hub down", "gated rows, no token", "unknown configuration",
-    "rows offline, nothing in the cache",
+    "no token", "licence not accepted", "token not valid", "unknown model", "unknown revision of the model",
+    "offline, nothing in the cache", "hub down", "hub silent", "gated rows, no token",
 )  # fmt: skip
+CASES = [
+    *(pytest.param("preview", name) for name in QUICK),
+    *(pytest.param("finetune", name, marks=pytest.mark.slow) for name in REFUSALS),
+]
 
 
 @pytest.fixture(scope="module")
@@ -165,28 +169,29 @@ def places(hub: Hub) -> Iterator[dict[str, str]]:
 @pytest.fixture(scope="module")
 def ended(
     command: Command, places: dict[str, str], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[dict[str, Future[Ended]]]:
-    """The runs of the tests that were chosen, two at a time, each with a cache of its own."""
-    chosen = {item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec")}
+) -> Iterator[dict[tuple[str, str], Future[Ended]]]:
+    """The commands of the tests that were chosen, two at a time, each with a cache of its own."""
+    chosen = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
     folder = tmp_path_factory.mktemp("refused")
 
-    def run(number: int, refusal: Refusal) -> Ended:
+    def run(number: int, verb: str, refusal: Refusal) -> Ended:
         home = {"HF_HOME": str(folder / f"home{number}")}
         given: dict[str, Any] = {key: text and text.format(**places) for key, text in refusal.environment.items()}
-        arguments = "llama2-7b-code", *refusal.overrides, "--output-dir", str(folder / f"run{number}")
-        return command("neuralbot.finetune", *arguments, **(home | given))
+        words, run = ("data", "preview") if verb == "preview" else ("finetune",), str(folder / f"run{number}")
+        arguments = "llama2-7b-code", *refusal.overrides, f"training.output_dir={run}"
+        return command("neuralbot", *words, *arguments, **(home | given))
 
     with ThreadPoolExecutor(2) as pool:
-        wanted = {name: refusal for name, refusal in REFUSALS.items() if name in chosen}
-        yield {name: pool.submit(run, number, refusal) for number, (name, refusal) in enumerate(wanted.items())}
+        wanted = [(case["verb"], case["name"]) for case in chosen if case.keys() >= {"verb", "name"}]
+        yield {case: pool.submit(run, number, case[0], REFUSALS[case[1]]) for number, case in enumerate(wanted)}
     assert not list(folder.glob("run*")), "a refused run leaves nothing behind"
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in REFUSALS]
-)
-def test_a_refusal_is_one_sentence(name: str, ended: dict[str, Future[Ended]], places: dict[str, str]) -> None:
-    refusal, how = REFUSALS[name], ended[name].result()
+@pytest.mark.parametrize(("verb", "name"), CASES)
+def test_a_refusal_is_one_sentence(
+    verb: str, name: str, ended: dict[tuple[str, str], Future[Ended]], places: dict[str, str]
+) -> None:
+    refusal, how = REFUSALS[name], ended[verb, name].result()
     assert how.message == f"error: {refusal.message.format(**places)}"
     assert how.status == refusal.status
     assert "Traceback" not in how.err
