@@ -16,7 +16,7 @@ from typing import Literal
 
 from neuralbot.errors import NeuralbotError
 
-# huggingface_hub reads it when it is first imported; it would tell the hub the version of torch and the harness.
+# Read when huggingface_hub is first imported: else it tells the hub the version of torch and which tool runs it.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 Kind = Literal["model", "dataset"]
