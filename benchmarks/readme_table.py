@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import speed_table
+from benchmarks import large_data, speed_table
 from neuralbot.errors import NeuralbotError, RunFolderError, UsageError
 from neuralbot.training.records import read_json, write_json, write_text
 from neuralbot.training.run_folder import MANIFEST, RESULTS
@@ -69,6 +69,7 @@ def recipe_table(results: Sequence[Mapping[str, Any]]) -> str:
 TABLES: dict[str, tuple[str, Callable[[Sequence[Mapping[str, Any]]], str]]] = {
     "results": ("recipe-*.json", recipe_table),
     "speed": ("finetune-*.json", speed_table.table),
+    "large": ("large-data.json", large_data.sentence),
 }
 
 

@@ -1,8 +1,8 @@
 """Every field of a recipe's sections `model`, `data`, `finetuning`, `evaluation` and `serving`, and its default.
 
-The first three carry the field names and defaults of neural_chat's classes of the same name, so that old
-scripts fit; `test_file`, evaluation and serving are our own. This is the one home of these defaults: the recipe reader,
-the JSON schema and the run folder take them from here. The fields of section `training` are those of
+The first three carry the field names and defaults of neural_chat's classes of the same name, so that old scripts
+fit; `prompt_style`, `test_file`, evaluation and serving are our own. This is the one home of these defaults: the recipe
+reader, the JSON schema and the run folder take them from here. The fields of section `training` are those of
 `transformers.TrainingArguments` (see recipe/training_keys.py). Nothing is checked here: recipe/ does that.
 
 `metadata` holds only what `HfArgumentParser` hands on to argparse (help, choices).
@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from neuralbot.prompt_styles import PROMPT_STYLES
 
 TASKS = ("completion", "chat", "summarization", "code-generation", "image2text")
 PEFT_METHODS = ("lora", "llama_adapter", "ptun", "prefix", "prompt")
@@ -57,7 +59,8 @@ class DataArguments:
         default=None, metadata=_says('Configuration of the data set, such as "3.0.0".')
     )
     train_file: str | None = field(
-        default=None, metadata=_says("Training rows: json, jsonl, csv, tsv, txt, parquet, or .gz of these.")
+        default=None,
+        metadata=_says("Training rows: json, jsonl, csv, tsv, txt, parquet, .gz of these, or a folder of such files."),
     )
     validation_file: str | None = field(default=None, metadata=_says("Rows for the evaluation loss during training."))
     train_dir: str | None = field(default=None, metadata=_says("Kept for old recipes: image folders are not read."))
@@ -70,11 +73,17 @@ class DataArguments:
     validation_split_percentage: int = field(
         default=0, metadata=_says("Share of the training rows (in %) held back for evaluation without validation_file.")
     )
-    overwrite_cache: bool = field(default=False, metadata=_says("Kept for old recipes: tokenised rows are not cached."))
+    overwrite_cache: bool = field(
+        default=False, metadata=_says("Tokenise the rows anew, even if an earlier run left them in the cache.")
+    )
     pad_to_max_length: bool = field(default=False, metadata=_says("Pad every row to max_seq_length."))
     max_train_samples: int | None = field(default=None, metadata=_says("Use at most this many training rows."))
-    max_eval_samples: int | None = field(default=None, metadata=_says("Use at most this many validation rows."))
-    keep_in_memory: bool = field(default=False, metadata=_says("Kept for old recipes: rows are always in memory."))
+    max_eval_samples: int | None = field(
+        default=None, metadata=_says("Use at most this many validation rows; null: all, or 1,000 of streamed ones.")
+    )
+    keep_in_memory: bool = field(
+        default=False, metadata=_says("Kept for old recipes: what is too large for the memory is left on the disk.")
+    )
     dataset_seed: int = field(default=42, metadata=_says("Seed of shuffles and splits of the rows."))
     dataset_cache_directory: str | None = field(default=None, metadata=_says("Folder for downloaded data sets."))
     dataset_concatenation: bool = field(default=False, metadata=_says("Kept for old recipes: see finetuning.kernels."))
@@ -82,15 +91,66 @@ class DataArguments:
     max_source_length: int = field(default=384, metadata=_says("Token budget of the prompt."))
     max_target_length: int = field(default=128, metadata=_says("Token budget of the answer."))
     num_beams: int = field(default=4, metadata=_says("Beams of the ROUGE evaluation."))
-    streaming: bool = field(default=False, metadata=_says("Read the data set while training."))
+    streaming: bool = field(
+        default=False,
+        metadata=_says(
+            "Read, convert and tokenise the rows while training. Files that are large beside the memory are streamed "
+            "in any case."
+        ),
+    )
     preprocessing_num_workers: int | None = field(default=None, metadata=_says("Processes for tokenising."))
     test_file: str | None = field(default=None, metadata=_says("Held-out rows, scored before and after tuning."))
     dataset_revision: str | None = field(
         default=None, metadata=_says("Branch, tag or commit of the data set on the hub; null: its main branch.")
     )
+    prompt_style: str | None = field(
+        default=None,
+        metadata=_says(
+            "How turns are written as text. null: by the tokenizer's own chat template, or the style of the task if "
+            "it has none. A name: by this style, in training and serving.",
+            tuple(PROMPT_STYLES),
+        ),
+    )
     columns: dict[str, str] | None = field(
         default=None,
         metadata=_says("Which column is which field, where its name does not say: {question: Anfrage}."),
+    )
+    sources: list[dict[str, Any]] | None = field(
+        default=None,
+        metadata=_says(
+            "Several sources of training rows, in place of train_file and dataset_name: a list of mappings with path "
+            "(a file or folder) or name (a data set of the hub, with config, revision and split), and perhaps weight."
+        ),
+    )
+    on_bad_row: Literal["stop", "skip"] = field(
+        default="stop",
+        metadata=_says(
+            "Rows that cannot be used. stop: the first ends the run. skip: they are left out, counted and written to "
+            "rejects.jsonl of the run."
+        ),
+    )
+    max_bad_rows: int = field(default=100, metadata=_says("on_bad_row skip: more bad rows than this end the run."))
+
+
+@dataclass
+class SourceArguments:
+    """One entry of data.sources."""
+
+    path: str | None = field(default=None, metadata=_says("A file, or a folder of files."))
+    name: str | None = field(default=None, metadata=_says("A data set of the Hugging Face hub."))
+    config: str | None = field(default=None, metadata=_says("Configuration of the data set."))
+    revision: str | None = field(default=None, metadata=_says("Branch, tag or commit of the data set."))
+    split: str | None = field(default=None, metadata=_says("Split of the data set; null: its training split."))
+    columns: dict[str, str] | None = field(
+        default=None, metadata=_says("Which column is which field, where the names do not tell.")
+    )
+    weight: float | None = field(
+        default=None,
+        metadata=_says(
+            "Share of the mixed rows, beside the weights of the other sources: of weights 2 and 1, two of three rows "
+            "come from the first. A source that ends before the others begins again. Without weights, every row of "
+            "every source is used once in an epoch."
+        ),
     )
 
 

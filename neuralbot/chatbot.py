@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from neuralbot import hardware
 from neuralbot.arguments import ServingArguments
-from neuralbot.conversation import Role, Turn, encode_prompt, ensure_chat_template
+from neuralbot.conversation import Role, Turn, answer_lead, encode_prompt, ensure_chat_template
 from neuralbot.engines.protocol import Sampling, token_budget
 from neuralbot.errors import GenerationError, ModelError, ResourceError
 from neuralbot.modeling import load_for_chat, resolve_model
@@ -89,6 +89,7 @@ class Chatbot:
         self.notices = tuple(notices)
         self.sampling = _serving_sampling(self.serving)
         self._byte_ids = byte_token_ids(engine.tokenizer)
+        self._lead = answer_lead(engine.tokenizer)
         self._said: set[str] = set()
         # Encoding with special tokens as text switches a flag inside the tokenizer: two threads would trip over it.
         self._tokenizer_lock = threading.Lock()
@@ -177,7 +178,9 @@ class Chatbot:
             ids = iter(self.engine.generate_batch([prompt], sampling)[0])
         else:
             ids = self.engine.stream(prompt, sampling)
-        pieces = TextStream(ids, self._decode, stop=sampling.stop, limit=limit, byte_ids=self._byte_ids)
+        pieces = TextStream(
+            ids, self._decode, lead=self._lead, stop=sampling.stop, limit=limit, byte_ids=self._byte_ids
+        )
         return Reply(pieces, len(prompt), started)
 
     def room(self, turns: Sequence[Turn]) -> int | None:
@@ -331,10 +334,11 @@ def _turn(turn: Turn | Mapping[str, Any]) -> Turn:
     if isinstance(turn, Turn):
         return turn
     message: dict[str, Any] = dict(turn) if isinstance(turn, Mapping) else {}
-    if message.get("role") not in get_args(Role) or not isinstance(message.get("content"), str):
+    readable = message.get("role") in get_args(Role) and isinstance(message.get("content"), str)
+    if not readable or message.get("tool_calls"):
         raise GenerationError(
             f"history holds {turn!r}: expected a Turn or {{'role': 'user', 'content': 'text'}} with the role "
-            f"{', '.join(get_args(Role))}"
+            f"{', '.join(get_args(Role))}; calls of tools only in a Turn"
         )
     _require_unicode("history", message["content"])
     return Turn(message["role"], message["content"])

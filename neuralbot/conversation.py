@@ -4,7 +4,7 @@ The text is what the tokenizer's chat template writes, byte for byte. Its ids co
 answer begins and ends; each cut is a seam that no token crosses. So the ids a model is served with are the beginning
 of the ids it was trained on, by construction, and the target mask needs no guess about where tokens end.
 
-Does not: truncate, pad, batch into tensors, choose a style by more than the task.
+Does not: truncate, pad, batch into tensors, choose a style by more than its name or the task.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from neuralbot.errors import ModelError
 from neuralbot.prompt_styles import PROMPT_STYLES, STYLE_OF_TASK
 from neuralbot.segments import Piece, Segment, SegmentEncoder
-from neuralbot.template import Role, TemplateReader, Turn, render
+from neuralbot.template import TemplateReader
+from neuralbot.turns import Role, Tool, Turn, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,7 +28,9 @@ __all__ = [
     "Conversation",
     "Encoded",
     "Role",
+    "Tool",
     "Turn",
+    "answer_lead",
     "encode",
     "encode_many",
     "encode_prompt",
@@ -43,13 +46,14 @@ class Conversation:
     """One row. A single assistant turn alone is plain text: trained whole, no template around it.
 
     expected: per assistant turn what a scorer looks for in the answer, else empty. tests: python asserts, for code.
-    where: the place that the row was read from, for messages.
+    where: the place that the row was read from, for messages. tools: what the assistant may call.
     """
 
     turns: tuple[Turn, ...]
     expected: tuple[str | None, ...] = ()
     tests: str | None = None
     where: str = field(default="", compare=False)
+    tools: tuple[Tool, ...] = ()
 
     @property
     def is_plain_text(self) -> bool:
@@ -64,22 +68,28 @@ class Encoded:
     target_mask: list[bool]
 
 
-def ensure_chat_template(tokenizer: PreTrainedTokenizerBase, task: str) -> str:
+def ensure_chat_template(tokenizer: PreTrainedTokenizerBase, task: str, style: str | None = None) -> str:
     """Make sure that the tokenizer can render chats; returns "tokenizer", or the name of the style that was set.
 
-    task: a finetuning task, or the name of a style. The tokenizer's own template always wins. A style becomes the
-    tokenizer's chat template, so it is saved with it. Raises ModelError for a task that has no style.
+    style: the name of a prompt style, which replaces a template of the tokenizer's own; None: that template, or the
+    style of the task. A style becomes the tokenizer's chat template, so it is saved with it. Raises ModelError for an
+    unknown name.
     """
-    if tokenizer.chat_template:
+    if tokenizer.chat_template and style is None:
         return "tokenizer"
-    style = STYLE_OF_TASK.get(task, task)
-    if style not in PROMPT_STYLES:
-        raise ModelError(
-            f"the tokenizer has no chat template, and there is no prompt style for the task {task!r}; "
-            f"known tasks: {', '.join(STYLE_OF_TASK)}; known styles: {', '.join(PROMPT_STYLES)}"
+    name = style or STYLE_OF_TASK.get(task, task)
+    if name not in PROMPT_STYLES:
+        what = (
+            f"there is no prompt style {style!r}"
+            if style
+            else (
+                f"the tokenizer has no chat template, and there is no prompt style for the task {task!r}; "
+                f"known tasks: {', '.join(STYLE_OF_TASK)}"
+            )
         )
-    tokenizer.chat_template = ("{{ bos_token }}" if _writes_bos(tokenizer) else "") + PROMPT_STYLES[style]
-    return style
+        raise ModelError(f"{what}; known styles: {', '.join(PROMPT_STYLES)}")
+    tokenizer.chat_template = ("{{ bos_token }}" if _writes_bos(tokenizer) else "") + PROMPT_STYLES[name]
+    return name
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, *, train_on_inputs: bool = False) -> Encoded:
@@ -108,13 +118,13 @@ def encode_many(
     return rows
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> list[int]:
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], tools: Sequence[Tool] = ()) -> list[int]:
     """Ids of the turns and the opening of the assistant's turn: what a model is asked with.
 
-    Equal to the beginning of `encode`'s ids for the same turns and any answer. Raises as `encode` does.
+    Equal to the beginning of `encode`'s ids for the same turns and tools and any answer. Raises as `encode` does.
     """
     known = _known(tokenizer)
-    segments, _ = known.template.segments(tokenizer, turns, add_generation_prompt=True)
+    segments, _ = known.template(tokenizer).segments(tokenizer, turns, tools, add_generation_prompt=True)
     return [index for part in known.encoder.encode([segments])[0] for index in part]
 
 
@@ -123,13 +133,21 @@ def end_token(tokenizer: PreTrainedTokenizerBase) -> str:
 
     Generation has to stop at it. Raises ModelError if there is neither.
     """
-    end = (_known(tokenizer).template.end if tokenizer.chat_template else "") or tokenizer.eos_token
+    end = (_known(tokenizer).template(tokenizer).end if tokenizer.chat_template else "") or tokenizer.eos_token
     if not end:
         raise ModelError(
             "neither the chat template nor the tokenizer has a token that ends an answer; "
             "set the tokenizer's eos_token, so that answers can come to an end"
         )
     return str(end)
+
+
+def answer_lead(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The blanks that the chat template writes before an answer: a model writes them, but they are not of its answer.
+
+    A style that ends its prompt in "Answer:" and goes on with " text" has one blank.
+    """
+    return _known(tokenizer).template(tokenizer).lead
 
 
 def fit_prompt(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], max_ids: int) -> tuple[Turn, ...]:
@@ -161,7 +179,9 @@ def _segments(tokenizer: PreTrainedTokenizerBase, known: _Known, conversation: C
     if conversation.is_plain_text:
         text = Piece(conversation.turns[0].content, by_template=False)
         return [Segment((text, Piece(str(tokenizer.eos_token or ""), by_template=True)), target=True)]
-    segments, open_end = known.template.segments(tokenizer, conversation.turns, add_generation_prompt=False)
+    segments, open_end = known.template(tokenizer).segments(
+        tokenizer, conversation.turns, conversation.tools, add_generation_prompt=False
+    )
     if not open_end:
         return segments
     answer = max(place for place, segment in enumerate(segments) if segment.target)
@@ -176,13 +196,11 @@ class _Known:
         self.state = _state(tokenizer)
         self.encoder = SegmentEncoder(tokenizer)
         self._template: TemplateReader | None = None
-        if tokenizer.chat_template:
-            self._template = TemplateReader(tokenizer, self.encoder.special_pattern.pattern)
 
-    @property
-    def template(self) -> TemplateReader:
+    def template(self, tokenizer: PreTrainedTokenizerBase) -> TemplateReader:
+        """The reader of the tokenizer's chat template, made when the first chat is rendered: plain text needs none."""
         if self._template is None:
-            raise ModelError("the tokenizer has no chat template; call ensure_chat_template(tokenizer, task) first")
+            self._template = TemplateReader(tokenizer, self.encoder.specials)
         return self._template
 
 

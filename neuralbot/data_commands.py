@@ -92,27 +92,23 @@ def _console(*, record: bool = False) -> Console:
 
 def _show(recipe: Recipe, shown: int, console: Console) -> Sequence[Finding]:
     """Read the rows as a run would, print what was found, and return the findings."""
-    from neuralbot import conversation, modeling
+    from neuralbot import modeling, recipe_tokenizer
     from neuralbot.data import report
     from neuralbot.data.preview import preview
     from neuralbot.data.splits import load_splits
 
-    model, task = recipe.model, recipe.finetuning.task
-    tokenizer = modeling.load_tokenizer(
-        model.tokenizer_name or model.model_name_or_path or "",
-        revision=model.model_revision, token=model.token, cache_dir=model.cache_dir,
-    )  # fmt: skip
-    style = conversation.ensure_chat_template(tokenizer, task)
-    limit = modeling.row_limit(model, recipe.data.max_seq_length)
-    splits = load_splits(recipe.data, task, do_eval=recipe.evaluates, token=model.token)
-    for line in (*splits.detected, f"prompt style: {style}"):
+    rendering = recipe_tokenizer.load(recipe)
+    limit = modeling.row_limit(recipe.model, recipe.data.max_seq_length)
+    splits = load_splits(recipe.data, recipe.finetuning.task, do_eval=recipe.evaluates, token=recipe.model.token)
+    for line in (*splits.detected, f"prompt style: {rendering.style}"):
         console.print(report.plain(line))
-    notices = list(recipe.notices)
+    notices = [*recipe.notices, *rendering.notices]
     if limit < recipe.data.max_seq_length:
         notices.append(f"data.max_seq_length={recipe.data.max_seq_length}, but the model reads only {limit:,} tokens")
     found = preview(
-        splits, tokenizer, limit=limit, train_on_inputs=recipe.finetuning.train_on_inputs, shown=shown, notices=notices
-    )
+        splits, rendering.tokenizer, limit=limit, train_on_inputs=recipe.finetuning.train_on_inputs, shown=shown,
+        notices=notices,
+    )  # fmt: skip
     for section in report.sections(found):
         console.print(section)
     return found.findings

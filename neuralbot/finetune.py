@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-    from neuralbot.data.splits import Splits
-    from neuralbot.data.tokenized import Tokenized
+    from neuralbot.data.training_data import TrainingData
     from neuralbot.evaluation.evaluate import Evaluation
     from neuralbot.training.run_folder import RunFolder
     from neuralbot.training.trainer import Trainer
@@ -53,9 +52,7 @@ class Prepared:
     plan: hardware.Plan
     tokenizer: PreTrainedTokenizerBase
     prompt_style: str
-    splits: Splits
-    train: Tokenized
-    validation: Tokenized | None
+    data: TrainingData
     model: PreTrainedModel
     notices: tuple[str, ...]
 
@@ -133,6 +130,7 @@ def run(recipe: Recipe, console: Console | None = None) -> FinetuneResult:
     for notice in folder.notices:
         console.print(f"note: {notice}", highlight=False)
     with folder:
+        folder.write_rejects(map(asdict, prepared.data.splits.bad.found))
         before = None
         if recipe.evaluation.before_tuning:
             before = _evaluate(prepared, lambda: prepared.model, "before tuning", console)
@@ -155,61 +153,32 @@ def _plan(recipe: Recipe) -> hardware.Plan:
 
 def prepare(recipe: Recipe, console: Console) -> Prepared:
     """Load and check everything a run needs; writes nothing."""
-    from neuralbot import conversation, modeling
-    from neuralbot.data import checks
+    from neuralbot import modeling, recipe_tokenizer
     from neuralbot.data import splits as data_splits
-    from neuralbot.data.tokenized import tokenize
+    from neuralbot.data.training_data import tokenize_splits
     from neuralbot.training.build import load_model
 
     plan = _plan(recipe)
     plan.apply()
     console.print(f"[bold]neuralbot[/bold] {recipe.source}: {plan.describe()}", highlight=False)
     task, model_args, data = recipe.finetuning.task, recipe.model, recipe.data
-    tokenizer = modeling.load_tokenizer(
-        model_args.tokenizer_name or model_args.model_name_or_path or "",
-        revision=model_args.model_revision, token=model_args.token, cache_dir=model_args.cache_dir,
-    )  # fmt: skip
-    style = conversation.ensure_chat_template(tokenizer, task)
+    rendering = recipe_tokenizer.load(recipe)
+    tokenizer, style = rendering.tokenizer, rendering.style
     splits = data_splits.load_splits(data, task, do_eval=recipe.evaluates, token=model_args.token)
     length = modeling.row_limit(model_args, data.max_seq_length)
-    train = tokenize(splits.train, tokenizer, length, recipe.finetuning.train_on_inputs, where="training rows")
-    checks.stop(checks.fatal(splits, train, tokenizer))
+    rows = tokenize_splits(splits, tokenizer, length, recipe.finetuning.train_on_inputs, data, _teller(console))
     model = load_model(model_args, recipe.finetuning, plan.torch_dtype())
-    if plan.device == "cpu" and _token_counts(train)[0] <= SHORT_ROW * len(train.rows):
+    if plan.device == "cpu" and rows.mean_length <= SHORT_ROW:
         model.set_attn_implementation("eager")
-    validation = None
-    if splits.validation:
-        validation = tokenize(
-            splits.validation, tokenizer, length, recipe.finetuning.train_on_inputs, where="validation rows"
-        )
-    notices = (
-        *recipe.notices,
-        *_slow_int8(recipe, plan),
-        *splits.notices,
-        *train.notices,
-        *(validation.notices if validation else ()),
-        *plan.notices,
-    )
+    notices = (*recipe.notices, *rendering.notices, *_slow_int8(recipe, plan), *rows.notices, *plan.notices)
     for line in (*splits.detected, *(f"note: {notice}" for notice in notices)):
         console.print(line, highlight=False, markup=False)
-    console.print(_data_line(splits, train, style), highlight=False)
-    return Prepared(recipe, plan, tokenizer, style, splits, train, validation, model, notices)
+    console.print(f"{rows.describe()}; prompt style: {style}", highlight=False)
+    return Prepared(recipe, plan, tokenizer, style, rows, model, notices)
 
 
-def _data_line(splits: Splits, train: Tokenized, style: str) -> str:
-    tokens, targets = _token_counts(train)
-    return (
-        f"{len(train.rows):,} training rows ({tokens:,} tokens, {targets / tokens:.0%} of them trained on), "
-        f"{len(splits.validation):,} validation, {len(splits.test):,} test; prompt style: {style}"
-    )
-
-
-def _token_counts(train: Tokenized) -> tuple[int, int]:
-    """Tokens in all rows, and those that are trained on."""
-    from neuralbot.data.tokenized import IGNORED
-
-    tokens = sum(len(row["input_ids"]) for row in train.rows)
-    return tokens, sum(label != IGNORED for row in train.rows for label in row["labels"])
+def _teller(console: Console) -> Callable[[str], None]:
+    return lambda text: console.print(f"note: {text}", highlight=False, markup=False)
 
 
 def _slow_int8(recipe: Recipe, plan: hardware.Plan) -> tuple[str, ...]:
@@ -247,32 +216,59 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
     """
     from neuralbot.training import adapter
     from neuralbot.training.build import build_trainer
+    from neuralbot.training.stream_steps import run_by_steps
     from neuralbot.training.trainer import MetricsCallback, ProgressCallback
 
-    recipe, model = prepared.recipe, prepared.model
+    recipe, model, data = prepared.recipe, prepared.model, prepared.data
     arguments = _training_arguments(prepared)
+    if data.stream is not None:
+        _note(run_by_steps(arguments, lambda: _counted(data, console)), folder, console)
     if not recipe.finetuning.full_finetune:
         model = adapter.add_lora(model, recipe.finetuning, seed=arguments.seed)
     trained, total = adapter.trainable_parameters(model)
     folder.update_manifest(trainable_parameters=trained)
     console.print(f"training {trained:,} of {total:,} parameters ({trained / total:.1%})", highlight=False)
     trainer = build_trainer(
-        model, prepared.tokenizer, arguments, prepared.train, prepared.validation,
+        model, prepared.tokenizer, arguments, data.trained_on, data.validation.rows if data.validation else None,
         kernels=_kernels(prepared, model, arguments, folder, console),
         pad_to=recipe.data.max_seq_length if recipe.data.pad_to_max_length else None,
         early_stopping_patience=recipe.early_stopping_patience,
     )  # fmt: skip
     trainer.add_callback(MetricsCallback(trainer, folder.log))
     losses: dict[str, float] = {}
-    if prepared.validation:
+    if data.validation:
         losses["eval_loss_before"] = trainer.evaluate()["eval_loss"]
-    with progress(console, "training") as report:
-        trainer.add_callback(ProgressCallback(report))
-        losses["train_loss"] = trainer.train().training_loss
-    if prepared.validation:
+    try:
+        with progress(console, "training") as report:
+            trainer.add_callback(ProgressCallback(report))
+            losses["train_loss"] = trainer.train().training_loss
+    finally:
+        _tell_what_reading_showed(data, folder, console)
+    if data.validation:
         losses["eval_loss"] = trainer.evaluate()["eval_loss"]
     trainer.save_model(str(folder.path))
     return trainer, losses
+
+
+def _counted(data: TrainingData, console: Console) -> int:
+    console.print("counting the streamed rows, because the number of steps depends on them", highlight=False)
+    return data.count_stream()
+
+
+def _tell_what_reading_showed(data: TrainingData, folder: RunFolder, console: Console) -> None:
+    """What is known only after rows were streamed: how many were left out or cut, and which."""
+    folder.write_rejects(map(asdict, data.splits.bad.found))
+    if data.stream is not None:
+        folder.update_manifest(data=data.manifest())
+        for notice in data.later_notices():
+            _note(notice, folder, console)
+
+
+def _note(notice: str | None, folder: RunFolder, console: Console) -> None:
+    """Tell a notice that came up after the manifest was written."""
+    if notice:
+        folder.add_notice(notice)
+        console.print(f"note: {notice}", highlight=False, markup=False)
 
 
 def _kernels(
@@ -285,8 +281,7 @@ def _kernels(
     if prepared.recipe.finetuning.kernels == "reference":
         folder.update_manifest(kernels="reference")
         return "reference"
-    rows = [*prepared.train.rows, *(prepared.validation.rows if prepared.validation else ())]
-    reason = why_reference(model, arguments, longest_row=max(len(row["input_ids"]) for row in rows))
+    reason = why_reference(model, arguments, longest_row=prepared.data.longest)
     if reason:
         folder.update_manifest(kernels="reference", kernels_reason=reason)
         console.print(f"note: the fast kernels are not used: {reason}; training goes the plain way", highlight=False)
@@ -307,7 +302,7 @@ def _evaluate(
     from neuralbot.engines.torch_engine import TorchEngine
     from neuralbot.evaluation.evaluate import evaluate
 
-    settings, rows = prepared.recipe.evaluation, prepared.splits.test
+    settings, rows = prepared.recipe.evaluation, prepared.data.splits.test
     if not rows or settings.metric == "none":
         return None
     engine = TorchEngine(load(), prepared.tokenizer)
@@ -335,9 +330,8 @@ def _manifest(prepared: Prepared) -> dict[str, Any]:
     from neuralbot import modeling
     from neuralbot.training.provenance import weights_sha256
 
-    recipe, splits, train = prepared.recipe, prepared.splits, prepared.train
+    recipe = prepared.recipe
     name = recipe.model.model_name_or_path or ""
-    tokens, targets = _token_counts(train)
     return {
         "name": Path(recipe.training["output_dir"]).name,
         "task": recipe.finetuning.task,
@@ -350,11 +344,7 @@ def _manifest(prepared: Prepared) -> dict[str, Any]:
             "weights_sha256": weights_sha256(Path(modeling.resolve_model(name))),
         },
         "prompt_style": prepared.prompt_style,
-        "data": {
-            "fingerprint": splits.fingerprint,
-            "rows": {"train": len(train.rows), "validation": len(splits.validation), "test": len(splits.test)},
-            "tokens": {"train": tokens, "targets": targets},
-        },
+        "data": prepared.data.manifest(),
         "hardware": asdict(prepared.plan.hardware),
         "plan": {"device": prepared.plan.device, "dtype": prepared.plan.dtype, "threads": prepared.plan.threads},
         "seed": recipe.training.get("seed", 42),

@@ -25,7 +25,7 @@ _SETTINGS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 _WEIGHTS = ("model*.safetensors", "adapter_model.safetensors")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _THING = {"model": "the model", "dataset": "the data set"}
-_REVISION_KEY = {"model": "model.model_revision", "dataset": "data.dataset_revision"}
+_REVISION_KEY = {"model": "model.model_revision", "dataset": "data.dataset_revision (revision in data.sources)"}
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 from neuralbot.errors import ModelError
@@ -59,7 +59,10 @@ _START, _RUNNING = _Left(start=True), _Left()
 
 
 class SegmentEncoder:
-    """Encodes the segments of documents with one tokenizer; holds private copies of its backend."""
+    """Encodes the segments of documents with one tokenizer; holds private copies of its backend.
+
+    specials: the strings of its control tokens, the longest first.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -78,10 +81,10 @@ class SegmentEncoder:
         self._unknown = tokenizer.unk_token_id
         self._swallow_right = {token.content for token in added.values() if token.rstrip}
         self._swallow_left = {token.content for token in added.values() if token.lstrip}
-        longest_first = sorted(self._ids, key=len, reverse=True)
-        self.special_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self.specials = tuple(sorted(self._ids, key=len, reverse=True))
+        self.special_pattern = re.compile("|".join(map(re.escape, self.specials)) or r"(?!)")
         self._known: dict[str, list[int]] = {}
-        self._expected: dict[str, list[int]] = {}
+        self._specials_of = lru_cache(maxsize=4096)(self._find_specials)  # few pieces, but for descriptions of tools
 
     def encode(self, documents: Sequence[Sequence[Segment]]) -> list[list[list[int]]]:
         """Ids of each segment of each document; joined, they decode to the document's text.
@@ -205,14 +208,10 @@ class SegmentEncoder:
 
     def _written_specials(self, segment: Segment) -> list[int]:
         """Ids of the special tokens that the template wrote into the segment, in order."""
-        written: list[int] = []
-        for piece in segment.pieces:
-            if piece.by_template:
-                if piece.text not in self._expected:
-                    matches = self.special_pattern.finditer(piece.text)
-                    self._expected[piece.text] = [self._ids[match.group()] for match in matches]
-                written += self._expected[piece.text]
-        return written
+        return [index for piece in segment.pieces if piece.by_template for index in self._specials_of(piece.text)]
+
+    def _find_specials(self, text: str) -> tuple[int, ...]:
+        return tuple(self._ids[match.group()] for match in self.special_pattern.finditer(text))
 
     def _specials_in(self, ids: Iterable[int]) -> list[int]:
         return [index for index in ids if index in self._names]

@@ -1,33 +1,36 @@
-"""Turns -> the text of a chat template, and that text -> segments: what the template wrote, what people wrote.
+"""The text of a chat template -> segments: what the template wrote, what people wrote, what the model has to write.
 
-Where the contents stand in a text is learned from the template itself. It is rendered once per shape of conversation
-with unguessable marks as contents; the text of each real conversation is then held against that layout. A template
-that drops, repeats, reorders or rewrites contents is refused, with the property that is missing.
+Where the contents stand in a text is learned from the template itself. It is rendered with unguessable marks as
+contents (`marks`), once per shape of conversation, or once per row where tools are called; the text of each real
+conversation is then held against that layout. A template that drops, repeats, reorders or rewrites contents is
+refused, with the property that is missing.
 
-Does not: turn text into ids (`segments`), change a template, render tools or images.
+Does not: turn text into ids (`segments`), change a template, render images.
 """
 
 from __future__ import annotations
 
+import json
 import re
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING
 
 from neuralbot.errors import DataError, ModelError
+from neuralbot.marks import MARK, Marked
 from neuralbot.segments import Piece, Segment
+from neuralbot.tools import ToolKnowledge
+from neuralbot.turns import OTHER_TEMPLATE, Role, Tool, Turn, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Role = Literal["system", "user", "assistant"]
 _Shape = tuple[tuple[Role, bool], ...]  # of each turn: its role, and whether it has an input of its own
+_Write = Callable[..., str]  # render with the tokenizer, the tools and the form of the arguments given
 
-_OTHER = "give the tokenizer another chat template"
-
-# What templates do to the ends of a content; the first that explains the text is taken.
-_TRIMS: tuple[Callable[[str], str], ...] = (
+# What templates do to a text; the first that explains what stands there is taken.
+_FORMS: tuple[Callable[[str], str], ...] = (
     str,
     str.strip,
     str.lstrip,
@@ -35,120 +38,128 @@ _TRIMS: tuple[Callable[[str], str], ...] = (
     lambda text: text.strip("\n"),
     lambda text: text.lstrip("\n"),
     lambda text: text.rstrip("\n"),
+    lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
+    lambda text: json.dumps(text.strip(), ensure_ascii=False)[1:-1],
 )
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One message. `content` is all of it; the other fields name parts of it for those who can use them.
-
-    instruction, input: `content` is both, joined by a blank line; a style such as alpaca renders them apart.
-    document: the beginning of `content` that may be shortened to make a row fit (an article to be summarized).
-    """
-
-    role: Role
-    content: str
-    instruction: str | None = None
-    input: str | None = None
-    document: str | None = None
-
-    @property
-    def contents(self) -> tuple[str, ...]:
-        """The texts that a template may place apart from each other."""
-        return (self.content,) if self.input is None else (self.instruction or "", self.input)
 
 
 @dataclass(frozen=True)
 class Layout:
     """What a template writes around the contents of one shape of conversation.
 
-    literals: its text before, between and after the contents. openings: for each content that is an answer, how much
-    of the literal before it belongs to the prompt (characters). closings: for each of them, how much of the literal
-    after it belongs to the answer: its end token, and blanks before that.
+    literals: its text before, between and after the contents. slots: which text stands between two literals (number).
+    cuts: number of a literal -> where in it an answer begins or ends, in turn; the answer's end token belongs to it.
+    open_end: whether the last turn is an answer that no end token closes.
     """
 
     literals: tuple[str, ...]
-    openings: dict[int, int]
-    closings: dict[int, int]
+    slots: tuple[int, ...]
+    cuts: dict[int, list[int]]
+    open_end: bool
 
 
 class TemplateReader:
     """Knows where one chat template puts things; grows by a layout per shape of conversation.
 
     end: the special token that the template writes after the last answer, "" if it writes none.
+    lead: the blanks that it writes between the prompt and the answer.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, special_pattern: str) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, specials: Sequence[str]) -> None:
         self._layouts: dict[tuple[_Shape, bool], Layout] = {}
-        turns, marks = _marked((("user", False), ("assistant", False)))
-        tail = _literals(render(tokenizer, turns, add_generation_prompt=False), marks)[-1]
-        match = re.match(rf"\s*({special_pattern})", tail)
+        self._specials = specials
+        self._any_special = "|".join(map(re.escape, specials)) or "(?!)"
+        self._tools: ToolKnowledge | None = None
+        write = partial(render, tokenizer)
+        marked = Marked((Turn("user", "?"), Turn("assistant", "!")))
+        full = write(marked.turns, add_generation_prompt=False)
+        _check_marks(full, marked)
+        start = _opening(write, marked, 1, full)
+        _check_opened(write, marked, full, start)
+        before, _, after = full.partition(marked.own[1][0])
+        match = re.match(rf"\s*({self._any_special})", after)
         self.end = match[1] if match else ""
+        self.lead = before[start:] if before[start:].isspace() else ""
 
     def segments(
-        self, tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], *, add_generation_prompt: bool
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        turns: Sequence[Turn],
+        tools: Sequence[Tool] = (),
+        *,
+        add_generation_prompt: bool,
     ) -> tuple[list[Segment], bool]:
         """The rendered turns cut at the answers, and whether the last turn is an answer left without an end token."""
         _check_order(turns)
-        text = render(tokenizer, turns, add_generation_prompt=add_generation_prompt)
+        write: _Write = partial(render, tokenizer, add_generation_prompt=add_generation_prompt)
+        if tools or any(turn.tool_calls or turn.role == "tool" for turn in turns):
+            self._tools = self._tools or ToolKnowledge.of(tokenizer)
+            self._tools.check(turns, tools)
+            write = partial(write, tools=tools, arguments_as_text=self._tools.arguments_as_text)
+            return self._segments_with_tools(write, turns, tools)
+        text = write(turns)
         contents = [content for turn in turns for content in turn.contents]
         key = (tuple((turn.role, turn.input is not None) for turn in turns), add_generation_prompt)
         layout = self._layouts.get(key)
-        placed = _placed(text, layout.literals, contents) if layout else None
+        placed = _placed(text, layout, contents) if layout else None
         if layout is None or placed is None:  # a new shape, or a template that writes the date
-            layout = self._layouts[key] = self._measure(tokenizer, *key)
-            placed = _placed(text, layout.literals, contents)
-        if placed is None:
-            raise ModelError(_rewritten(text, contents))
-        open_end = turns[-1].role == "assistant" and not layout.closings[len(contents) - 1]
-        return _cut(layout, placed), open_end
+            layout = self._layouts[key] = self._measure(write, Marked(turns))
+            placed = _placed(text, layout, contents)
+        return _segments(layout, placed, text, contents)
 
-    def _measure(self, tokenizer: PreTrainedTokenizerBase, shape: _Shape, add_generation_prompt: bool) -> Layout:
-        turns, marks = _marked(shape)
-        full = render(tokenizer, turns, add_generation_prompt=add_generation_prompt)
-        literals = _literals(full, marks)
-        openings: dict[int, int] = {}
-        closings: dict[int, int] = {}
-        slot = 0
-        for place, turn in enumerate(turns):
+    def _segments_with_tools(
+        self, write: _Write, turns: Sequence[Turn], tools: Sequence[Tool]
+    ) -> tuple[list[Segment], bool]:
+        """`segments` by a layout of its own: calls and descriptions of tools have no common shape."""
+        text = write(turns)
+        marked = Marked(turns, tools, [special for special in self._specials if special in text])
+        layout = self._measure(partial(write, tools=marked.tools), marked)
+        contents = list(marked.texts.values())
+        return _segments(layout, _placed(text, layout, contents), text, contents)
+
+    def _measure(self, write: _Write, marked: Marked) -> Layout:
+        full = write(marked.turns)
+        _check_marks(full, marked)
+        edges: list[int] = []
+        open_end = False
+        for place, turn in enumerate(marked.turns):
             if turn.role == "assistant":
-                start = full.index(marks[slot]) - len(literals[slot])
-                openings[slot] = len(_prompt(tokenizer, turns[:place], full, marks[slot])) - start
-                closings[slot] = self._closing(literals[slot + 1])
-                if not closings.get(slot - 1, 0) <= openings[slot] <= len(literals[slot]):
-                    raise ModelError(_not_preserving(turns[:place]))
-            slot += len(turn.contents)
-        return Layout(literals, openings, closings)
+                start = _opening(write, marked, place, full)
+                stop, closed = self._closing(write, marked, place, full)
+                if edges and start < edges[-1]:
+                    raise ModelError(_not_preserving(marked, place))
+                edges += [start, stop]
+                open_end = not closed and place == len(marked.turns) - 1
+        return _layout(full, marked, edges, open_end)
 
-    def _closing(self, literal: str) -> int:
-        match = re.match(rf"\s*{re.escape(self.end)}", literal) if self.end else None
-        return match.end() if match else 0
+    def _closing(self, write: _Write, marked: Marked, place: int, full: str) -> tuple[int, bool]:
+        """Where an answer ends, its end token included, and whether it has one."""
+        mark = marked.own[place][-1]
+        if marked.turns[place].tool_calls:
+            return self._closing_of_call(write, marked, place, full, mark)
+        at = full.index(mark) + len(mark)
+        match = re.compile(rf"\s*{re.escape(self.end)}").match(full, at) if self.end else None
+        return (match.end() if match else at), match is not None
+
+    def _closing_of_call(self, write: _Write, marked: Marked, place: int, full: str, mark: str) -> tuple[int, bool]:
+        """`_closing` by what stands after the last name that is called, whether or not a result comes next.
+
+        These are the arguments, brackets and tags, and the end token: that of other answers, or one of its own.
+        """
+        *before, tail = write(marked.turns[: place + 1], add_generation_prompt=False).split(mark)
+        end = re.search(rf"{re.escape(self.end)}|({self._any_special})\s*$", tail) if self.end else None
+        tail = tail[: end.end(end.lastindex or 0)] if end else tail.rstrip()
+        followed = full
+        if place == len(marked.turns) - 1:
+            result = Turn("tool", "?", name=mark, tool_call_id=marked.turns[place].tool_calls[-1].get("id"))
+            followed = write((*marked.turns, result), add_generation_prompt=False)
+        if not before or not mark.join(followed.split(mark)[len(before) :]).startswith(tail):
+            raise ModelError(_not_preserving(marked, place + 1))
+        at = len(mark.join(full.split(mark)[: len(before)])) + len(mark)
+        return at + len(tail), end is not None
 
 
-def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], *, add_generation_prompt: bool) -> str:
-    """The text of the turns as the chat template writes it, with the opening of the assistant's turn if asked for.
-
-    Raises ModelError if there is no template or it refuses the turns.
-    """
-    if not tokenizer.chat_template:
-        raise ModelError("the tokenizer has no chat template; call conversation.ensure_chat_template(tokenizer, task)")
-    from jinja2 import TemplateError
-
-    messages = [_message(turn) for turn in turns]
-    try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-    except (TemplateError, TypeError, ValueError, LookupError) as error:
-        roles = ", ".join(turn.role for turn in turns)
-        raise ModelError(
-            f"the chat template refuses these turns ({roles}): {error}; "
-            f"leave out the turn that it does not know (often the system turn), or {_OTHER}"
-        ) from error
-    return str(text)
-
-
-def _message(turn: Turn) -> dict[str, str]:
-    message = {"role": turn.role, "content": turn.content}
-    return message if turn.input is None else message | {"instruction": turn.instruction or "", "input": turn.input}
+# Checks
 
 
 def _check_order(turns: Sequence[Turn]) -> None:
@@ -158,57 +169,90 @@ def _check_order(turns: Sequence[Turn]) -> None:
         raise DataError(f"a conversation has to begin with the user's turn (after the system's); its turns: {roles}")
 
 
-def _marked(shape: _Shape) -> tuple[list[Turn], list[str]]:
-    """Turns of this shape with a mark as each content, and the marks."""
-    turns, marks = [], []
-    for role, has_input in shape:
-        first, second = (f"nb{secrets.token_hex(16)}" for _ in range(2))
-        marks += [first, second] if has_input else [first]
-        turns.append(Turn(role, f"{first}\n\n{second}", first, second) if has_input else Turn(role, first))
-    return turns, marks
+def _check_marks(text: str, marked: Marked) -> None:
+    """Each content has to stand in the text once and in order, each name of a called tool at least once."""
+    contents: list[str] = []
+    for turn, own in zip(marked.turns, marked.own, strict=True):
+        count = len(own) - len(turn.tool_calls)
+        contents += own[:count]
+        if turn.tool_calls and (missing := [mark for mark in own if mark not in text]):
+            what = "the text beside a call of a tool" if missing[0] in own[:count] else "a call of a tool"
+            raise ModelError(f"the chat template leaves out {what}: take it out of the row, or {OTHER_TEMPLATE}")
+    for mark in contents:
+        if (times := text.count(mark)) != 1:
+            done = f"writes {times} times" if times else "leaves out or rewrites"
+            raise ModelError(
+                f"the chat template {done} the content of a turn, so answers cannot be found; {OTHER_TEMPLATE}"
+            )
+    if sorted(contents, key=text.index) != contents:
+        raise ModelError(
+            f"the chat template changes the order of the turns, so answers cannot be found; {OTHER_TEMPLATE}"
+        )
 
 
-def _literals(text: str, marks: Sequence[str]) -> tuple[str, ...]:
-    """The text before, between and after the marks, each of which has to stand in it once and in order."""
-    for mark in marks:
-        if (count := text.count(mark)) != 1:
-            done = f"writes {count} times" if count else "leaves out or rewrites"
-            raise ModelError(f"the chat template {done} the content of a turn, so answers cannot be found; {_OTHER}")
-    if sorted(marks, key=text.index) != list(marks):
-        raise ModelError(f"the chat template changes the order of the turns, so answers cannot be found; {_OTHER}")
-    return tuple(re.split("|".join(marks), text))
+def _opening(write: _Write, marked: Marked, place: int, full: str) -> int:
+    """Where the answer of a turn begins: after the text that a model is asked with, which has to begin the full one."""
+    prompt = write(marked.turns[:place], add_generation_prompt=True)
+    before = [mark for own in marked.own[:place] for mark in own]
+    if not full.startswith(prompt) or any(mark not in prompt for mark in before):
+        raise ModelError(_not_preserving(marked, place))
+    return len(prompt)
 
 
-def _prompt(tokenizer: PreTrainedTokenizerBase, before: Sequence[Turn], full: str, mark: str) -> str:
-    """The text that a model is asked with before the answer at `mark`: has to be the beginning of the full text."""
-    prompt = render(tokenizer, before, add_generation_prompt=True)
-    if not full.startswith(prompt):
-        raise ModelError(_not_preserving(before))
-    between = full[len(prompt) : full.index(mark)]
-    if between.strip() and prompt == render(tokenizer, before, add_generation_prompt=False):
+def _check_opened(write: _Write, marked: Marked, full: str, start: int) -> None:
+    between = full[start : full.index(marked.own[1][0])]
+    if between.strip() and full[:start] == write(marked.turns[:1], add_generation_prompt=False):
         raise ModelError(
             f"the chat template does not open the assistant's turn: it ignores add_generation_prompt, but writes "
-            f"{between!r} before an answer, which the model would have to write itself; {_OTHER}"
+            f"{between!r} before an answer, which the model would have to write itself; {OTHER_TEMPLATE}"
         )
-    return prompt
 
 
-def _not_preserving(before: Sequence[Turn]) -> str:
+def _not_preserving(marked: Marked, count: int) -> str:
+    answers = sum(turn.role == "assistant" for turn in marked.turns)
+    then = "give each answer a row of its own, or " if answers > 1 else ""
     return (
-        f"the chat template is not prefix-preserving: what it writes as the prompt of {len(before)} turns is not the "
-        f"beginning of what it writes when the answer follows, so training and serving would differ; {_OTHER}"
+        f"the chat template is not prefix-preserving: what it writes for the first {count} of {len(marked.turns)} "
+        "turns is not the beginning of what it writes for all, so training and serving would differ; "
+        f"{then}{OTHER_TEMPLATE}"
     )
 
 
-def _placed(text: str, literals: Sequence[str], contents: Sequence[str]) -> list[str] | None:
+def _rewritten(text: str, contents: Sequence[str]) -> str:
+    changed = [content for content in contents if not any(form(content) in text for form in _FORMS)]
+    what = f"the text of a turn ({changed[0][:80]!r})" if changed else "what stands around the turns"
+    return (
+        f"the chat template changes {what}, more than trimming its ends, so answers cannot be found; "
+        f"take out what it reacts to (an empty text, a tag such as </think>), or {OTHER_TEMPLATE}"
+    )
+
+
+# Cutting
+
+
+def _layout(full: str, marked: Marked, edges: Sequence[int], open_end: bool) -> Layout:
+    """The text cut at its marks; `edges` are the places in it where answers begin and end, in turn."""
+    numbers = {mark: number for number, mark in enumerate(marked.texts)}
+    found = [match for match in MARK.finditer(full) if match[0] in numbers]
+    ends = [0, *(match.end() for match in found)]
+    starts = [*(match.start() for match in found), len(full)]
+    cuts: dict[int, list[int]] = {}
+    for edge in edges:
+        number = sum(end <= edge for end in ends[1:])
+        cuts.setdefault(number, []).append(edge - ends[number])
+    literals = tuple(full[end:start] for end, start in zip(ends, starts, strict=True))
+    return Layout(literals, tuple(numbers[match[0]] for match in found), cuts, open_end)
+
+
+def _placed(text: str, layout: Layout, contents: Sequence[str]) -> list[str] | None:
     """The contents as they stand in `text`, or None if it is not the literals with the contents between them."""
-    if not text.startswith(literals[0]):
+    if not text.startswith(layout.literals[0]):
         return None
-    at = len(literals[0])
+    at = len(layout.literals[0])
     placed: list[str] = []
-    for content, literal in zip(contents, literals[1:], strict=True):
-        for trim in _TRIMS:
-            shown = trim(content)
+    for number, literal in zip(layout.slots, layout.literals[1:], strict=True):
+        for form in _FORMS:
+            shown = form(contents[number])
             end = at + len(shown)
             if text.startswith(shown, at) and text.startswith(literal, end):
                 break
@@ -219,38 +263,34 @@ def _placed(text: str, literals: Sequence[str], contents: Sequence[str]) -> list
     return placed if at == len(text) else None
 
 
-def _rewritten(text: str, contents: Sequence[str]) -> str:
-    changed = [content for content in contents if content.strip() not in text]
-    what = f"the text of a turn ({changed[0][:80]!r})" if changed else "what stands around the turns"
-    return (
-        f"the chat template changes {what}, more than trimming its ends, so answers cannot be found; "
-        f"take out what it reacts to (an empty text, a tag such as </think>), or {_OTHER}"
-    )
+def _segments(
+    layout: Layout, placed: Sequence[str] | None, text: str, contents: Sequence[str]
+) -> tuple[list[Segment], bool]:
+    if placed is None:
+        raise ModelError(_rewritten(text, [contents[number] for number in layout.slots]))
+    return _cut(layout, placed), layout.open_end
 
 
 def _cut(layout: Layout, placed: Sequence[str]) -> list[Segment]:
     """Segments of the text: prompt, answer with its end token, prompt, answer, ..., rest."""
     segments: list[Segment] = []
     pieces: list[Piece] = []
+    target = False
 
-    def close(*, target: bool) -> None:
+    def close() -> None:
         kept = tuple(piece for piece in pieces if piece.text)
         if kept or target:  # an empty answer still has its place
             segments.append(Segment(kept, target))
         pieces.clear()
 
-    for slot, literal in enumerate(layout.literals):
+    for number, literal in enumerate(layout.literals):
         start = 0
-        if slot - 1 in layout.closings:
-            start = layout.closings[slot - 1]
-            pieces.append(Piece(literal[:start], by_template=True))
-            close(target=True)
-        if slot in layout.openings:
-            pieces.append(Piece(literal[start : layout.openings[slot]], by_template=True))
-            close(target=False)
-            start = layout.openings[slot]
+        for cut in layout.cuts.get(number, ()):
+            pieces.append(Piece(literal[start:cut], by_template=True))
+            close()
+            start, target = cut, not target
         pieces.append(Piece(literal[start:], by_template=True))
-        if slot < len(placed):
-            pieces.append(Piece(placed[slot], by_template=False))
-    close(target=False)
+        if number < len(placed):
+            pieces.append(Piece(placed[number], by_template=False))
+    close()
     return segments

@@ -119,8 +119,9 @@ class StopStrings:
 class TextStream:
     """An iterator of text pieces over an iterator of ids; none of the pieces is empty.
 
-    `limit` is how many ids may come at most: reaching it makes `finish_reason` "length". `finish_reason` is None
-    until the stream has ended. Closing it closes the iterator of ids, so that an engine can stop working.
+    `lead` is what the model may write before its answer and is not of it: cut off where it stands. `limit` is how many
+    ids may come at most: reaching it makes `finish_reason` "length". `finish_reason` is None until the stream has
+    ended. Closing it closes the iterator of ids, so that an engine can stop working.
     """
 
     def __init__(
@@ -128,6 +129,7 @@ class TextStream:
         ids: Iterable[int],
         decode: Decode,
         *,
+        lead: str = "",
         stop: Sequence[str] = (),
         limit: int | None = None,
         byte_ids: frozenset[int] = frozenset(),
@@ -137,6 +139,8 @@ class TextStream:
         self._ids = iter(ids)
         self._limit = limit
         self._detokenizer = Detokenizer(decode, byte_ids)
+        self._lead = lead
+        self._head = ""  # text that may still become the lead
         self._stop = StopStrings(stop)
 
     def __iter__(self) -> Iterator[str]:
@@ -158,14 +162,24 @@ class TextStream:
     def _next_piece(self) -> str:
         token_id = next(self._ids, None)
         if token_id is None:
-            piece = self._stop.push(self._detokenizer.finish())
+            piece = self._stop.push(self._without_lead(self._detokenizer.finish(), is_last=True))
             if not self._stop.hit:
                 piece += self._stop.finish()
             full = self._limit is not None and self.token_count >= self._limit
             self.finish_reason = "length" if full and not self._stop.hit else "stop"
             return piece
         self.token_count += 1
-        piece = self._stop.push(self._detokenizer.push(token_id))
+        piece = self._stop.push(self._without_lead(self._detokenizer.push(token_id)))
         if self._stop.hit:
             self.close()
         return piece
+
+    def _without_lead(self, text: str, *, is_last: bool = False) -> str:
+        if not self._lead:
+            return text
+        self._head += text
+        if len(self._head) < len(self._lead) and self._lead.startswith(self._head) and not is_last:
+            return ""
+        answer = self._head.removeprefix(self._lead)
+        self._head = self._lead = ""
+        return answer

@@ -74,7 +74,15 @@ ITREX_DEFAULTS: dict[type[Any], dict[str, Any]] = {
 
 def test_arguments_have_the_fields_and_defaults_of_neural_chat() -> None:
     own = {
-        arguments.DataArguments: {"test_file": None, "dataset_revision": None, "columns": None},
+        arguments.DataArguments: {
+            "test_file": None,
+            "dataset_revision": None,
+            "columns": None,
+            "prompt_style": None,
+            "sources": None,
+            "on_bad_row": "stop",
+            "max_bad_rows": 100,
+        },
         arguments.FinetuningArguments: {"kernels": "fast"},
     }
     for cls, expected in ITREX_DEFAULTS.items():

@@ -155,6 +155,10 @@ def test_special_tokens_in_a_question_stay_text(recorded: Chatbot, recorder: Rec
         ({"query": "a", "history": ["text"]}, "history holds 'text'"),
         ({"query": "a", "history": [{"role": "robot", "content": "x"}]}, "history holds .*robot"),
         ({"query": "a", "history": [{"role": "user", "content": 1}]}, "history holds"),
+        (
+            {"query": "a", "history": [{"role": "assistant", "content": "", "tool_calls": [{"name": "f"}]}]},
+            "calls of tools only in a Turn",
+        ),
         ({"query": "a", "history": [Turn("system", "x")], "system_prompt": "y"}, "give one of them"),
         ({"query": "a", "stop": [""]}, "stop="),
         ({"query": "a", "stop": 5}, "stop=5"),

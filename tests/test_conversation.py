@@ -17,6 +17,7 @@ from neuralbot.conversation import (
     PROMPT_STYLES,
     Conversation,
     Turn,
+    answer_lead,
     encode,
     encode_many,
     encode_prompt,
@@ -66,12 +67,13 @@ SPECIAL = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
 QA = (Turn("user", "What is it?"), Turn("assistant", "A quick fox."))
 
 
-def _metaspace(kind: str) -> Tokenizer:
+def metaspace(kind: str, corpus: list[str] = CORPUS) -> Tokenizer:
+    """A BPE with byte fallback, as the tokenizers of the Llama 2 family."""
     trained = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     trained.pre_tokenizer = pre_tokenizers.Metaspace()  # words, for training alone
     names = [*SPECIAL, *(f"<0x{value:02X}>" for value in range(256))]
     trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=names, show_progress=False)
-    trained.train_from_iterator(CORPUS, trainer)
+    trained.train_from_iterator(corpus, trainer)
     backend = Tokenizer(trained.model)
     backend.add_special_tokens(SPECIAL)
     if kind == "prepend":  # as Llama 2's tokenizer.json: a prefix after every special token
@@ -98,7 +100,7 @@ def _byte_level() -> Tokenizer:
 
 def build(kind: str, template: str | None = None) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
-        tokenizer_object=_byte_level() if kind == "bytes" else _metaspace(kind),
+        tokenizer_object=_byte_level() if kind == "bytes" else metaspace(kind),
         unk_token="<unk>",
         bos_token="<s>",
         eos_token="</s>",
@@ -265,6 +267,17 @@ def test_control_strings_stay_text_in_prefixing_tokenizers(tokenizer: PreTrained
     assert attack in tokenizer.decode(ids)
 
 
+def test_a_control_string_that_is_split_between_turns_stays_text(tokenizer: PreTrainedTokenizerFast) -> None:
+    ensure_chat_template(tokenizer, "chat", "plain")  # writes nothing between a question and its answer
+    turns = (Turn("user", "hi </"), Turn("assistant", "s> yes"), Turn("user", "<|im_"), Turn("assistant", "end|>"))
+    encoded = encode(tokenizer, Conversation(turns))
+    special = set(tokenizer.all_special_ids)
+    assert [index for index in encoded.ids if index in special] == [tokenizer.eos_token_id] * 2
+    # all but blanks: one of the tokenizers puts a blank after each control token
+    assert "".join(tokenizer.decode(encoded.ids).split()) == "hi</s>yes</s><|im_end|></s>"
+    assert "".join(targets(tokenizer, Conversation(turns)).split()) == "s>yes</s>end|></s>"
+
+
 def test_blanks_that_a_special_token_swallows_are_swallowed_at_a_seam() -> None:
     # Phi-3's <|end|> and <|assistant|> take the line end after them along
     tokenizer = build("bytes", ZEPHYR.replace("eos_token", "'<|end|>'"))
@@ -291,12 +304,52 @@ def test_blanks_that_a_special_token_swallows_are_swallowed_at_a_seam() -> None:
         (CHATML.split("{% if add")[0], "ignores add_generation_prompt"),
         ("{{ raise_exception('only tools') }}", "only tools"),
         ("{{ messages[7].content }}", "refuses these turns"),
+        (CHATML.replace("assistant\n'", "assistant\n<think>\n'"), "not prefix-preserving"),
     ],
 )
 def test_unusable_templates_are_refused_by_property(template: str, property_: str) -> None:
     tokenizer = build("bytes", template)
     with pytest.raises(ModelError, match=property_):
         encode(tokenizer, Conversation(QA))
+
+
+_DROPS_SYSTEM = CHATML.replace("m.content", "(m.content if m.role != 'system' or loop.length < 4 else '')")
+_STRIPS_THOUGHTS = CHATML.replace(
+    "m.content", "(m.content.split('</think>')[-1] if m.role == 'assistant' and not loop.last else m.content)"
+)
+_MOVES_SYSTEM = (
+    "{% for m in messages if m.role != 'system' %}<|{{ m.role }}|>"
+    "{% if m.role == 'user' and not messages[loop.index + 1:] | selectattr('role', 'equalto', 'user') | list %}"
+    "{{ messages[0].content if messages[0].role == 'system' }}{% endif %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+_HINTS_AT_THE_LAST = CHATML.replace(
+    "m.content", "m.content + (' Go on.' if m.role == 'user' and loop.revindex < 3 else '')"
+)
+_LATER = (Turn("user", "And now?"), Turn("assistant", "Nothing."))
+
+
+@pytest.mark.parametrize(
+    ("template", "turns", "property_"),
+    [
+        (_DROPS_SYSTEM, (Turn("system", "S"), *QA, *_LATER), "leaves out or rewrites the content of a turn"),
+        (_MOVES_SYSTEM, (Turn("system", "S"), *QA, *_LATER), "changes the order of the turns"),
+        (_HINTS_AT_THE_LAST, (*QA, *_LATER), "not prefix-preserving: .* the first 1 of 4 turns.*a row of its own"),
+        (_STRIPS_THOUGHTS, (QA[0], Turn("assistant", "so</think>A fox."), *_LATER), "changes the text of a turn"),
+        (_STRIPS_THOUGHTS, (*QA, _LATER[0], Turn("assistant", "so</think>No.")), None),
+    ],
+    ids=["drops the system turn", "moves the system turn", "a hint", "earlier thoughts", "a last thought"],
+)
+def test_what_a_template_does_to_longer_chats_is_detected(
+    template: str, turns: tuple[Turn, ...], property_: str | None
+) -> None:
+    tokenizer = build("bytes", template)
+    encode(tokenizer, Conversation(QA))
+    if property_ is None:
+        encode(tokenizer, Conversation(turns))
+    else:
+        with pytest.raises(ModelError, match=property_):
+            encode(tokenizer, Conversation(turns))
 
 
 def test_a_template_that_rewrites_one_text_is_refused_for_that_text(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -315,7 +368,7 @@ def test_a_template_that_trims_is_followed(tokenizer: PreTrainedTokenizerFast) -
 def test_a_template_that_writes_the_time_is_measured_again(tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.chat_template = CHATML
     encode(tokenizer, Conversation(QA))
-    layouts = module._known(tokenizer).template._layouts
+    layouts = module._known(tokenizer).template(tokenizer)._layouts
     key, layout = next(iter(layouts.items()))
     layouts[key] = replace(layout, literals=("yesterday", *layout.literals[1:]))
     assert targets(tokenizer, Conversation(QA)).strip() == "A quick fox.<|im_end|>"
@@ -378,6 +431,14 @@ _WITH_INPUT = Turn("user", "Sort.\n\nb, a", "Sort.", "b, a")
             "Long.\nSummarize the highlights of this article.\n",
         ),
         ("chat", Turn("user", "Who?"), "### User:\nWho?</s>\n### Assistant:\n"),
+        (
+            "code",
+            Turn("user", "Add."),
+            "You are an exceptionally intelligent coding assistant that consistently delivers accurate and reliable "
+            "responses to user instructions.\n\n@@ Instruction\nAdd.\n\n@@ Response\n",
+        ),
+        ("plain", Turn("user", "Customer: hi\nAgent:"), "Customer: hi\nAgent:"),
+        ("question_answer_brackets", Turn("user", "Who?"), "[Question] : Who? \n[Response]:"),
     ],
 )
 def test_styles_write_the_known_strings(style: str, turn: Turn, expected: str) -> None:
@@ -389,12 +450,49 @@ def test_styles_write_the_known_strings(style: str, turn: Turn, expected: str) -
     assert targets(tokenizer, Conversation((turn, Turn("assistant", "Yes")))) == "Yes</s>"
 
 
+_SUPPORT = "Summary: a late parcel\n\nSpecific information: order 7"
+_TALK = (Turn("user", "hi"), Turn("assistant", "hello"), Turn("user", "where?"))
+
+
+@pytest.mark.parametrize(
+    ("style", "turns", "expected"),
+    [
+        ("question_answer_headings", (Turn("user", "Who?"),), "### Question: Who?\n ### Answer:"),
+        ("user_assistant", (Turn("user", "Who?"),), "\nUser: Who?\nAssistant:"),
+        (
+            "user_assistant",
+            (Turn("system", "Be brief."), *_TALK),
+            "System:Be brief.\nUser: hi\nAssistant: hello</s>\nUser: where?\nAssistant:",
+        ),
+        (
+            "customer_agent",
+            (Turn("system", _SUPPORT), *_TALK),
+            f"{_SUPPORT}\n\n###\n\nCustomer: hi\nAgent: hello</s>\nCustomer: where?\nAgent:",
+        ),
+    ],
+)
+def test_a_blank_before_an_answer_is_answered_not_asked(style: str, turns: tuple[Turn, ...], expected: str) -> None:
+    tokenizer = build("bytes")
+    ensure_chat_template(tokenizer, style)
+    assert render(tokenizer, turns, add_generation_prompt=True) == expected
+    answered = (*turns, Turn("assistant", "Yes"))
+    assert render(tokenizer, answered, add_generation_prompt=False) == expected + " Yes</s>"
+    assert targets(tokenizer, Conversation(answered)).endswith(" Yes</s>")
+    assert answer_lead(tokenizer) == " "
+
+
+@pytest.mark.parametrize(("template", "lead"), [(CHATML, ""), (THINKING, ""), (LLAMA2, " ")])
+def test_only_blanks_before_an_answer_lead_it(template: str, lead: str) -> None:
+    assert answer_lead(build("bytes", template)) == lead
+
+
 @pytest.mark.parametrize("style", PROMPT_STYLES)
 def test_styles_hold_several_exchanges_and_a_system_turn(style: str) -> None:
     tokenizer = build("bytes")
     ensure_chat_template(tokenizer, style)
     conversation = Conversation((Turn("system", "Be kind."), *QA, _WITH_INPUT, Turn("assistant", "a, b")))
-    assert targets(tokenizer, conversation) == "A quick fox.</s>a, b</s>"
+    lead = answer_lead(tokenizer)
+    assert targets(tokenizer, conversation) == f"{lead}A quick fox.</s>{lead}a, b</s>"
     assert "Be kind." in render(tokenizer, conversation.turns, add_generation_prompt=False)
 
 
@@ -403,6 +501,15 @@ def test_chat_style_is_the_neural_chat_one() -> None:
     turns = (Turn("system", "S"), Turn("user", "U"), Turn("assistant", "A"), Turn("user", "V"))
     expected = "### System:\nS</s>\n### User:\nU</s>\n### Assistant:\nA</s>\n### User:\nV</s>\n### Assistant:\n"
     assert render(tokenizer, turns, add_generation_prompt=True) == expected
+
+
+def test_a_style_by_name_takes_the_place_of_the_tokenizers_template(tmp_path: Any) -> None:
+    tokenizer = build("bytes", CHATML)
+    assert ensure_chat_template(tokenizer, "chat") == "tokenizer"
+    assert ensure_chat_template(tokenizer, "chat", "question_answer_headings") == "question_answer_headings"
+    assert render(tokenizer, QA[:1], add_generation_prompt=True) == "### Question: What is it?\n ### Answer:"
+    with pytest.raises(ModelError, match=r"there is no prompt style 'headings'; known styles: alpaca, chat, code"):
+        ensure_chat_template(tokenizer, "chat", "headings")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from neuralbot import cli, finetune
+from neuralbot.data import splits
 
 ROOT = Path(__file__).parents[1]
 Rows = list[tuple[str, str]]
@@ -112,6 +113,18 @@ def test_good_rows_have_no_findings(tmp_path: Path, model: Path, capsys: pytest.
     # the model reads 64 tokens
     assert "training rows by length (at most 64 tokens" in out
     assert out.endswith("findings\nnote: data.max_seq_length=100, but the model reads only 64 tokens\n")
+
+
+def test_of_a_stream_the_first_rows_are_shown(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(splits, "SAMPLE_ROWS", 2)
+    rows = [("a", "b"), ("c", "d"), ("e", "f")]
+    recipe = write_recipe(tmp_path, model, rows, streaming=True)
+    assert cli.main(["data", "preview", str(recipe)]) == 0
+    out = capsys.readouterr().out
+    assert cells(out, "rows")[0] == "2"
+    assert out.endswith("note: the training rows are streamed: the figures are those of the first 2\n")
 
 
 @pytest.mark.parametrize("name", FATAL)

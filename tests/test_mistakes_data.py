@@ -123,7 +123,8 @@ def test_mistakes_in_what_is_asked_for(tmp_path: Path) -> None:
     good = tmp_path / "good.jsonl"
     good.write_text(LINE)
     assert "does not exist" in refusal(DataArguments(train_file=str(tmp_path / "none.jsonl")))
-    assert "is a folder" in refusal(DataArguments(train_file=str(tmp_path)))
+    (tmp_path / "empty").mkdir()
+    assert "empty: is a folder without rows" in refusal(DataArguments(train_file=str(tmp_path / "empty")))
     assert "validation_split_percentage" in refusal(DataArguments(train_file=str(good)), do_eval=True)
     assert "max_train_samples is -1" in refusal(DataArguments(train_file=str(good), max_train_samples=-1))
     assert "data.train_file" in refusal(DataArguments(test_file=str(good)))

@@ -145,12 +145,11 @@ def test_settings_that_lose_against_another_are_noted(folder: Path) -> None:
     loaded = load(
         MINIMAL, "training.max_steps=5", "training.num_train_epochs=2", "finetuning.full_finetune=true",
         "finetuning.lora_rank=4", "serving.do_sample=false", "serving.top_k=3",
-        "data.streaming=true", "finetuning.bits=16",
+        "finetuning.bits=16",
     )  # fmt: skip
     assert loaded.notices == (
         "command line: finetuning.lora_rank: has no effect: finetuning.full_finetune is true",
         "command line: serving.top_k: has no effect: serving.do_sample is false",
-        "command line: data.streaming: has no effect: it belongs to dataset_name, files are read in whole",
         "command line: training.num_train_epochs: has no effect: max_steps is set",
         "command line: finetuning.bits: 16: weights keep 32 bits, or small steps would be lost; bf16 computes in 16",
     )

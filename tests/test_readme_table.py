@@ -12,7 +12,8 @@ from benchmarks import readme_table
 from neuralbot.training import run_folder
 
 SPEED = "<!-- speed:begin -->\n<!-- speed:end -->\n"
-README = f"# neuralbot\n\ntext above\n\n<!-- results:begin -->\n<!-- results:end -->\n\n{SPEED}text below é\n"
+LARGE = "<!-- large:begin -->\n<!-- large:end -->\n"
+README = f"# neuralbot\n\ntext above\n\n<!-- results:begin -->\n<!-- results:end -->\n\n{SPEED}{LARGE}text below é\n"
 
 
 def speeds() -> dict[str, Any]:
@@ -53,6 +54,8 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "README.md").write_text(README)
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "finetune-llama-162m.json").write_text(json.dumps(speeds()))
+    large = {"rows": 1000, "bytes": 2 * 10**9, "steps": 3, "runs": [{"peak_bytes": 4e8}, {"peak_bytes": 12e8}]}
+    (tmp_path / "results" / "large-data.json").write_text(json.dumps(large))
     return tmp_path
 
 
@@ -76,7 +79,7 @@ def test_export_update_check(place: Path, capsys: pytest.CaptureFixture[str]) ->
     assert command(place, "check") == 0
     text = (place / "README.md").read_text()
     assert text.startswith("# neuralbot\n\ntext above\n\n<!-- results:begin -->\n\n| recipe |")
-    assert text.endswith("<!-- speed:end -->\ntext below é\n")
+    assert text.endswith("<!-- large:end -->\ntext below é\n")
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     assert rows == [
         "| `alpaca` | 1,200 | exact match | 2.0 % | **87.1 %** (86.1 % to 88.1 %) | 17,000 | 101 s | 105 s |",
@@ -97,6 +100,14 @@ def test_speeds_stand_beside_what_they_are_compared_with(place: Path) -> None:
     assert "|  | **neuralbot**, bf16 base | 1,341 | 3.76x | 1.80 GiB | -0.01 % |" in text
     assert "|  | TRL SFTTrainer, bf16 | failed | failed | failed | failed |" in text
     assert "AMD EPYC, 2 threads, oneDNN brg_matmul:avx512_core_bf16, torch 2.13.0" in text
+
+
+def test_memory_of_many_rows(place: Path) -> None:
+    assert command(place, "export", finished_run(place / "runs", "alpaca", "exact_match", 0.02, 0.871)) == 0
+    assert command(place, "update") == 0
+    assert "1,000 rows (2.0 GB) took 0.40 GB of memory to preview, and 1.20 GB to train the first 3 steps" in (
+        place / "README.md"
+    ).read_text(encoding="utf-8")
 
 
 def test_check_sees_an_edited_number(place: Path) -> None:

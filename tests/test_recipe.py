@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from neuralbot import arguments, recipe
 from neuralbot.errors import RecipeError, UsageError
-from neuralbot.recipe import document, fields, old_keys, support, training_keys
+from neuralbot.recipe import document, fields, old_keys, source_list, support, training_keys
 from neuralbot.recipe.loading import all_fields
 
 SHIPPED = recipe.shipped_recipes()
@@ -171,6 +171,7 @@ def test_training_fields_are_those_of_the_installed_transformers() -> None:
 
 def test_tables_name_only_keys_that_exist() -> None:
     known = {f"{section}.{name}" for section, keys in all_fields().items() for name in keys}
+    known |= {f"{source_list.KEY}.{name}" for name in source_list.entry_fields()}
     tables: dict[str, set[str]] = {
         "intervals": set(fields.INTERVALS),
         "training intervals": {f"training.{name}" for name in training_keys._INTERVALS},

@@ -68,6 +68,17 @@ def test_pieces_of_any_ids_join_too_even_where_the_bytes_are_no_text(
 
 
 @SHARED
+@given(text=texts, lead=st.sampled_from([" ", "\n", " \n", "hel", "世"]), stop=stops)
+@example(text=" hello", lead=" ", stop=[])
+@example(text=" ", lead=" \n", stop=[])
+def test_what_leads_an_answer_is_cut_off_once(tiny_tokenizer: Any, text: str, lead: str, stop: list[str]) -> None:
+    for whole in (text, lead + text):
+        ids = tiny_tokenizer(whole, add_special_tokens=False)["input_ids"]
+        pieces = TextStream(ids, lambda part: decode_with(tiny_tokenizer, part), lead=lead, stop=stop)
+        assert "".join(pieces) == cut_at_stop(decode_with(tiny_tokenizer, ids).removeprefix(lead), stop)
+
+
+@SHARED
 @given(text=texts.filter(lambda text: REPLACEMENT not in text))
 def test_no_piece_holds_half_a_character(tiny_tokenizer: Any, fallback_tokenizer: Any, text: str) -> None:
     for tokenizer in (tiny_tokenizer, fallback_tokenizer):

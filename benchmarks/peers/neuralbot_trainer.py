@@ -21,7 +21,6 @@ def work(job: Job) -> dict[str, Any]:
     from transformers import TrainingArguments
 
     from neuralbot.arguments import FinetuningArguments, ModelArguments
-    from neuralbot.data.tokenized import Tokenized
     from neuralbot.training import adapter
     from neuralbot.training.build import build_trainer, load_model, why_reference
 
@@ -37,7 +36,7 @@ def work(job: Job) -> dict[str, Any]:
     if finetuning.kernels == "fast" and (reason := why_reference(model, arguments, longest)):
         raise RuntimeError(f"the fast kernels cannot be measured here: {reason}")
     kernels: Any = finetuning.kernels
-    trainer = build_trainer(model, tokenizer, arguments, Tokenized(rows, 0, ()), None, kernels=kernels)
+    trainer = build_trainer(model, tokenizer, arguments, rows, None, kernels=kernels)
     return measure(trainer, trainer.train, counts=trainer)
 
 

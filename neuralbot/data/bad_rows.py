@@ -34,14 +34,26 @@ class BadRows:
     most: int = 100
     found: list[BadRow] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
+    _known: set[str] = field(default_factory=set, repr=False)
 
     def add(self, error: DataError, row: str) -> None:
         """Set a row aside. Raises `error` where bad rows stop the run, DataError where there are too many."""
         if self.policy == "stop":
             raise error
+        if str(error) in self._known:  # rows that are streamed are read more than once
+            return
+        self._known.add(str(error))
         self.found.append(BadRow(str(error), row[:_EXCERPT]))
         if len(self.found) > self.most:
             raise DataError(
                 f"more than {self.most} bad rows, the limit of data.max_bad_rows; the last: {error}; mend the file, or "
                 "raise the limit if so many may be left out"
             ) from error
+
+    def said(self) -> list[str]:
+        """What has been left out so far, for people."""
+        lines = list(dict.fromkeys(self.notices))  # rows that are streamed are read more than once
+        if self.found:
+            rows = "1 bad row was" if len(self.found) == 1 else f"{len(self.found):,} bad rows were"
+            lines.append(f"{rows} skipped (data.on_bad_row), the first: {self.found[0].problem}")
+        return lines

@@ -1,4 +1,4 @@
-"""What is wrong with rows before they are trained on: pure functions over splits and tokenized rows.
+"""What is wrong with rows before they are trained on: pure functions over training rows and their tokens.
 
 A fatal finding means that training would teach nothing, or never to stop: it stops a run before the model is loaded.
 """
@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from neuralbot.conversation import end_token
+import numpy as np
+
+from neuralbot.conversation import Conversation, end_token
 from neuralbot.data.duplicates import Repeats
-from neuralbot.data.splits import Splits
 from neuralbot.data.tokenized import IGNORED, Tokenized
 from neuralbot.errors import DataError
 
@@ -27,22 +28,22 @@ class Finding:
     text: str
 
 
-def fatal(splits: Splits, train: Tokenized, tokenizer: PreTrainedTokenizerBase) -> list[Finding]:
-    """What makes the training rows useless; looks no further than it has to."""
+def fatal(rows: Sequence[Conversation], train: Tokenized, tokenizer: PreTrainedTokenizerBase) -> list[Finding]:
+    """What makes the training rows useless. `train`: the rows, tokenized."""
     ends = end_ids(tokenizer)
-    found = (_endless(splits, train, tokenizer, ends), _one_token(train, tokenizer, ends))
+    found = (_endless(rows, train, tokenizer, ends), _one_token(train, tokenizer, ends))
     return [Finding("fatal", text) for text in found if text]
 
 
 def warnings(
-    splits: Splits, train: Tokenized, tokenizer: PreTrainedTokenizerBase, repeats: Sequence[Repeats]
+    rows: Sequence[Conversation], train: Tokenized, tokenizer: PreTrainedTokenizerBase, repeats: Sequence[Repeats]
 ) -> list[Finding]:
     """What can be trained on but should be looked at."""
     inside = next((found for found in repeats if found.split == found.of == "train"), None)
-    found = (_lost(train), _shortened(train), _unknown(train, tokenizer), _one_answer(splits))
+    found = (_lost(train), _shortened(train), _unknown(train, tokenizer), _one_answer(rows))
     return [
         *(Finding("warning", text) for text in found if text),
-        *(_repeated(inside, len(splits.train)) if inside else ()),
+        *(_repeated(inside, len(rows)) if inside else ()),
     ]
 
 
@@ -58,29 +59,25 @@ def end_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     return frozenset(index for index in ids if index is not None)
 
 
-def _endless(splits: Splits, train: Tokenized, tokenizer: PreTrainedTokenizerBase, ends: frozenset[int]) -> str | None:
-    if any(label in ends for row in train.rows for label in row["labels"]):
+def _endless(
+    rows: Sequence[Conversation], train: Tokenized, tokenizer: PreTrainedTokenizerBase, ends: frozenset[int]
+) -> str | None:
+    if np.isin(train.rows.labels, list(ends)).any():
         return None
-    if all(row.is_plain_text for row in splits.train):
+    if all(row.is_plain_text for row in rows):
         return None  # long texts may well be cut; only answers have to come to an end
     what = f"the end token {end_token(tokenizer)!r} is trained in none of {len(train.rows)} rows"
     if train.cut == len(train.rows):
-        limit = max(len(row["input_ids"]) for row in train.rows)
         return (
-            f"{what}, because every answer is cut at {limit} tokens, so the model would never learn to stop; raise "
-            "data.max_seq_length (up to what the model reads), or shorten the rows"
+            f"{what}, because every answer is cut at {train.rows.longest} tokens, so the model would never learn "
+            "to stop; raise data.max_seq_length (up to what the model reads), or shorten the rows"
         )
     return f"{what}, so the model would never learn to stop; give the tokenizer another chat template"
 
 
 def _one_token(train: Tokenized, tokenizer: PreTrainedTokenizerBase, ends: frozenset[int]) -> str | None:
-    seen: set[int] = set()
-    for row in train.rows:
-        seen.update(row["labels"])
-        if len(seen - ends - {IGNORED}) > 1:
-            return None
-    tokens = sorted(seen - ends - {IGNORED})
-    if len(train.rows) < 2 or not tokens:
+    tokens = sorted(set(np.unique(train.rows.labels).tolist()) - ends - {IGNORED})
+    if len(train.rows) < 2 or len(tokens) != 1:
         return None
     return (
         f"everything that is trained on is one token, {tokenizer.decode(tokens)!r}, in all of {len(train.rows)} rows; "
@@ -113,22 +110,21 @@ def _unknown(train: Tokenized, tokenizer: PreTrainedTokenizerBase) -> str | None
     unknown = tokenizer.unk_token_id
     if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
         return None
-    count = sum(row["input_ids"].count(unknown) for row in train.rows)
+    count = int((train.rows.ids == unknown).sum())
     if not count:
         return None
-    total = sum(len(row["input_ids"]) for row in train.rows)
     return (
-        f"{count:,} of {total:,} tokens of the training rows are {tokenizer.unk_token!r}: text that the tokenizer "
-        "cannot spell is lost; choose a model that knows the language of the text"
+        f"{count:,} of {train.rows.tokens:,} tokens of the training rows are {tokenizer.unk_token!r}: text that "
+        "the tokenizer cannot spell is lost; choose a model that knows the language of the text"
     )
 
 
-def _one_answer(splits: Splits) -> str | None:
-    answers = (turn.content for row in splits.train for turn in row.turns if turn.role == "assistant")
+def _one_answer(rows: Sequence[Conversation]) -> str | None:
+    answers = (turn.shown for row in rows for turn in row.turns if turn.role == "assistant")
     first = next(answers)
-    if len(splits.train) < 2 or any(answer != first for answer in answers):
+    if len(rows) < 2 or any(answer != first for answer in answers):
         return None
-    return f"all {len(splits.train)} training rows have the same answer: the model would learn to repeat it"
+    return f"all {len(rows)} training rows have the same answer: the model would learn to repeat it"
 
 
 def _repeated(inside: Repeats, total: int) -> Iterable[Finding]:

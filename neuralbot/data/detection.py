@@ -50,8 +50,8 @@ class _Spec:
 
 # In the order in which they are tried.
 _SPECS: dict[str, _Spec] = {
-    "messages": _Spec("chats, lists of messages", {"turns": ("messages",)}, ("expected",)),
-    "conversations": _Spec("chats in the sharegpt form", {"turns": ("conversations",)}, ("expected",)),
+    "messages": _Spec("chats, lists of messages", {"turns": ("messages",)}, ("expected", "tools")),
+    "conversations": _Spec("chats in the sharegpt form", {"turns": ("conversations",)}, ("expected", "tools")),
     "alpaca": _Spec(
         "Alpaca rows, an instruction with its answer",
         {"instruction": ("instruction",), "output": ("output", "response")},

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from neuralbot.conversation import Conversation
-from neuralbot.data.splits import Splits, question
+from neuralbot.data.splits import question
 
 _SHOWN = 3
 _PAIRS = (("train", "train"), ("validation", "validation"), ("test", "test"),
@@ -51,9 +51,11 @@ class _Known:
     first_whole: dict[bytes, int]
 
 
-def find(splits: Splits) -> tuple[Repeats, ...]:
+def find(
+    train: Sequence[Conversation], validation: Sequence[Conversation] = (), test: Sequence[Conversation] = ()
+) -> tuple[Repeats, ...]:
     """The repetitions inside each split and of one split in another, where there are any."""
-    rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    rows = {"train": train, "validation": validation, "test": test}
     known = {name: _known(found) for name, found in rows.items()}
     found = (_repeats(split, of, rows, known) for split, of in _PAIRS)
     return tuple(repeats for repeats in found if repeats.questions)
@@ -61,7 +63,7 @@ def find(splits: Splits) -> tuple[Repeats, ...]:
 
 def _known(rows: Sequence[Conversation]) -> _Known:
     asked = [_digest(question(row)) for row in rows]
-    whole = [_digest(json.dumps([[turn.role, turn.content] for turn in row.turns]).encode()) for row in rows]
+    whole = [_digest(json.dumps([row.tools, [[turn.role, turn.shown] for turn in row.turns]]).encode()) for row in rows]
     return _Known(asked, whole, _first(asked), _first(whole))
 
 
@@ -76,7 +78,7 @@ def _first(keys: Sequence[bytes]) -> dict[bytes, int]:
     return found
 
 
-def _repeats(split: str, of: str, rows: dict[str, tuple[Conversation, ...]], known: dict[str, _Known]) -> Repeats:
+def _repeats(split: str, of: str, rows: dict[str, Sequence[Conversation]], known: dict[str, _Known]) -> Repeats:
     mine, other = known[split], known[of]
     questions = whole = 0
     first: list[Repeat] = []

@@ -86,7 +86,8 @@ def _refuse_config(name: str, config: str | None, known: list[str], error: Value
         raise error
     what = f"no configuration {config!r}" if config else "several configurations"
     raise DataError(
-        f"the data set {name} has {what}: set data.dataset_config_name to one of {', '.join(known)}"
+        f"the data set {name} has {what}: set data.dataset_config_name (config in data.sources) to one of "
+        f"{', '.join(known)}"
     ) from error
 
 

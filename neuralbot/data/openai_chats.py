@@ -5,20 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from neuralbot.data.chats import chat
+from neuralbot.data.fields import At
 from neuralbot.data.openai_problems import Find, Found, Kind, Note, changed, each, few, name_of, twice
 from neuralbot.data.strict_json import Row
+from neuralbot.errors import DataError
 
 _ROLES = {
-    **{role: role for role in ("system", "user", "assistant", "tool")},
+    **{role: role for role in ("system", "user", "assistant", "tool", "function")},
     "human": "user", "gpt": "assistant", "bot": "assistant", "ai": "assistant", "developer": "system",
 }  # fmt: skip
 # Role -> the roles of which one has to stand before it; None: it may be the first.
 _BEFORE: dict[str, tuple[str | None, ...]] = {
-    "system": (None,), "user": (None, "system", "assistant"), "assistant": ("user", "tool"),
-    "tool": ("assistant", "tool"),
+    "system": (None,), "user": (None, "system", "assistant"), "assistant": ("user", "tool", "function"),
+    "tool": ("assistant", "tool"), "function": ("assistant",),
 }  # fmt: skip
-_ROW_KEYS = ("messages", "tools", "parallel_tool_calls", "expected")
-_MESSAGE_KEYS = ("role", "content", "name", "weight", "tool_calls", "tool_call_id", "expected")
+_ROW_KEYS = ("messages", "tools", "functions", "parallel_tool_calls", "expected")
+# `weight` and `reasoning_content` are not read either, but taking them out would change what is learned
+_MESSAGE_KEYS = (
+    "role", "content", "name", "weight", "reasoning_content", "tool_calls", "tool_call_id", "function_call", "expected",
+)  # fmt: skip
+_CALLS = ("tool_calls", "function_call")
 _LONGEST = 65_000  # characters, about 16,384 tokens
 
 
@@ -116,7 +123,7 @@ def _order(row: Row) -> Found | None:
 
 def _empty_turn(row: Row) -> Found | None:
     for turn, message in enumerate(row["messages"], start=1):
-        if not (message.get("content") or "").strip() and not message.get("tool_calls"):
+        if not (message.get("content") or "").strip() and not any(map(message.get, _CALLS)):
             return Found(f"turn {turn}, the {message['role']}'s, is empty")
     return None
 
@@ -126,9 +133,19 @@ def _chat_too_long(row: Row) -> Found | None:
     return Found(f"{size:,} characters, expected at most {_LONGEST:,}") if size > _LONGEST else None
 
 
-def _weights(rows: Sequence[Row]) -> str | None:
-    count = sum(any(message.get("weight") == 0 for message in row["messages"]) for row in rows)
-    return f"rows with an answer of weight 0: {count}; neuralbot trains on it all the same" if count else None
+def _untrainable(row: Row) -> Found | None:
+    """What training would refuse: it reads the row in the same way."""
+    try:
+        chat(At("", row), {"turns": "messages", "tools": "tools", "expected": "expected"})
+    except DataError as error:
+        return Found(str(error).removeprefix(": "))
+    return None
+
+
+def _older_tools(rows: Sequence[Row]) -> str | None:
+    count = sum("functions" in row for row in rows)
+    then = "training reads 'tools'; data.columns: {tools: functions} makes it read them"
+    return f"rows with the older key 'functions': {count}; {then}" if count else None
 
 
 KINDS = (
@@ -142,7 +159,8 @@ KINDS = (
     Kind("turns after the last answer", "turns left out", each(_unanswered)),
     Kind("roles out of order", None, each(_order)),
     Kind("empty turn", "row left out", each(_empty_turn)),
+    Kind("refused by training", None, each(_untrainable)),
     Kind("row stands twice", "row left out", twice),
     Kind("row too long", "row left out", each(_chat_too_long)),
 )
-NOTES: tuple[Note, ...] = (few, _weights)
+NOTES: tuple[Note, ...] = (few, _older_tools)

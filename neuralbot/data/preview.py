@@ -17,7 +17,7 @@ from neuralbot.conversation import Conversation
 from neuralbot.data import checks, duplicates
 from neuralbot.data.checks import Finding
 from neuralbot.data.duplicates import Repeats
-from neuralbot.data.splits import Splits
+from neuralbot.data.splits import Splits, Stream
 from neuralbot.data.tokenized import IGNORED, Tokenized, tokenize
 from neuralbot.errors import DataError
 
@@ -57,10 +57,14 @@ class Trained:
 
 @dataclass(frozen=True)
 class SplitFigures:
-    """lengths: of the whole rows, before any is cut. trained: None for test rows, and where no row can be trained."""
+    """lengths: of the whole rows, before any is cut. trained: None for test rows, and where no row can be trained.
+
+    calling: rows in which the assistant calls a tool.
+    """
 
     name: str
     rows: int
+    calling: int
     lengths: Lengths
     trained: Trained | None
 
@@ -110,10 +114,15 @@ def preview(
     Raises DataError or ModelError for a row that cannot be rendered, with its place.
     """
     encoder = _Encoder(tokenizer, limit, train_on_inputs)
-    repeats = duplicates.find(splits)
+    train = splits.sample()
+    repeats = duplicates.find(train, splits.validation, splits.test)
     findings = [Finding("note", notice) for notice in (*notices, *splits.notices)]
+    if isinstance(splits.train, Stream):
+        findings.append(
+            Finding("note", f"the training rows are streamed: the figures are those of the first {len(train):,}")
+        )
     figures = []
-    for name, rows in (("training", splits.train), ("validation", splits.validation), ("test", splits.test)):
+    for name, rows in (("training", train), ("validation", splits.validation), ("test", splits.test)):
         if not rows:
             continue
         whole = encoder.whole(rows, f"{name} rows")
@@ -122,11 +131,12 @@ def preview(
             fitted, problem = encoder.fitted(rows, whole, f"{name} rows")
             findings += problem
         if name == "training" and fitted:
-            findings += checks.fatal(splits, fitted, tokenizer)
-            findings += checks.warnings(splits, fitted, tokenizer, repeats)
+            findings += checks.fatal(train, fitted, tokenizer)
+            findings += checks.warnings(train, fitted, tokenizer, repeats)
         trained = _trained(fitted, checks.end_ids(tokenizer)) if fitted else None
-        figures.append(SplitFigures(name, len(rows), lengths([len(row["input_ids"]) for row in whole.rows]), trained))
-    return Preview(limit, tuple(figures), repeats, tuple(map(encoder.shown, splits.train[:shown])), tuple(findings))
+        calling = sum(any(turn.tool_calls for turn in row.turns) for row in rows)
+        figures.append(SplitFigures(name, len(rows), calling, lengths(whole.rows.lengths()), trained))
+    return Preview(limit, tuple(figures), repeats, tuple(map(encoder.shown, train[:shown])), tuple(findings))
 
 
 def lengths(values: Sequence[int]) -> Lengths:
@@ -140,13 +150,11 @@ def lengths(values: Sequence[int]) -> Lengths:
 
 
 def _trained(found: Tokenized, ends: frozenset[int]) -> Trained:
-    targets = ended = 0
-    for row in found.rows:
-        trained = [label for label in row["labels"] if label != IGNORED]
-        targets += len(trained)
-        ended += trained[-1] in ends
-    tokens = sum(len(row["input_ids"]) for row in found.rows)
-    return Trained(len(found.rows), tokens, targets, ended, found.cut, found.shortened, found.dropped)
+    last = (next(label for label in reversed(row["labels"]) if label != IGNORED) for row in found.rows)
+    ended = sum(label in ends for label in last)
+    return Trained(
+        len(found.rows), found.rows.tokens, found.rows.targets, ended, found.cut, found.shortened, found.dropped
+    )
 
 
 class _Encoder:
@@ -166,7 +174,7 @@ class _Encoder:
         self, rows: Sequence[Conversation], whole: Tokenized, where: str
     ) -> tuple[Tokenized | None, list[Finding]]:
         """The rows within the limit; or None and why, if no row has a target left."""
-        if max(len(row["input_ids"]) for row in whole.rows) <= self.limit:
+        if whole.rows.longest <= self.limit:
             return whole, []
         try:
             return tokenize(rows, self.tokenizer, self.limit, self.train_on_inputs, where), []

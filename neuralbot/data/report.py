@@ -91,6 +91,8 @@ def _splits(splits: Sequence[SplitFigures]) -> Table:
     table = _table("rows, and their lengths in tokens", "", *(figures.name for figures in splits))
     for label, say in _WHOLE.items():
         table.add_row(label, *map(say, splits))
+    if any(figures.calling for figures in splits):
+        table.add_row("rows that call tools", *(f"{figures.calling:,}" for figures in splits))
     for label, tell in _TRAINED.items():
         table.add_row(label, *("-" if figures.trained is None else tell(figures.trained) for figures in splits))
     return table

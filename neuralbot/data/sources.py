@@ -1,52 +1,59 @@
 """Files -> rows: dictionaries from column to value, each with the line it began in.
 
 Every fault of a file becomes a DataError that names file, line and column, the text there, what was expected and what
-to do. Nothing is repaired or left out on the quiet, except a byte order mark and blank lines.
+to do. Nothing is repaired or left out on the quiet, except a byte order mark and blank lines. No reader holds more than
+a few rows, however large the file.
 
-Does not: know what columns mean (`formats`), split (`splits`), hold less than all rows in memory.
+Does not: know what columns mean (`formats`), split (`splits`).
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from neuralbot.data import json_list, strict_json
 from neuralbot.data.bad_rows import BadRows
-from neuralbot.data.strict_json import (
-    ROW_LIMIT_BYTES,
-    Row,
-    fail,
-    fault,
-    parse,
-    place,
-    row_of_line,
-    rows_of_array,
-    rows_of_object,
-    skip_blanks,
-    too_large,
-)
+from neuralbot.data.json_list import Window
+from neuralbot.data.strict_json import Row, fail, fault, row_of_line, too_large
+from neuralbot.data.text_files import lines, open_bytes
 from neuralbot.errors import DataError
 
-_CHUNK_BYTES = 2**20
-_BOMB_BYTES, _BOMB_RATIO = 64 * 2**20, 100  # compressed text beyond both is no data set
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All of `rows`; the first bad row stops."""
-    return list(rows(path, BadRows()))
+_PARQUET_ROWS = 1024  # converted at once
 
 
 def rows(path: Path, bad: BadRows) -> Iterator[Row]:
-    """The rows of a json, jsonl, csv, tsv, txt or parquet file, or of a .gz of the text ones; by its extension.
+    """The rows of a json, jsonl, csv, tsv, txt or parquet file, of a .gz of the text ones, or of a folder of these.
 
     json: a list of objects, an object with one list, or an object a line. txt: column "text", a row for each line
     that is not blank. Rows that cannot be used go to `bad`. Raises DataError where the rows behind a fault are lost
     too, and for a file without rows.
     """
+    for file in files(path):
+        yield from _rows_of_file(file, bad)
+
+
+def files(path: Path) -> list[Path]:
+    """The file itself; of a folder all files of known kinds in it and its folders, by name, hidden ones left out.
+
+    Raises DataError for a folder without any.
+    """
+    if not path.is_dir():
+        return [path]
+    found: list[Path] = []
+    for folder, folders, names in os.walk(path):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(folder, name) for name in names if not name.startswith(".") and _known(Path(name))]
+    if not found:
+        fail(path, "is a folder without rows", f"expected files of the kinds {', '.join(_READERS)}, or .gz of these")
+    return sorted(found)
+
+
+def _rows_of_file(path: Path, bad: BadRows) -> Iterator[Row]:
     reader, before, row = _reader(path), len(bad.found), None
     try:
         for row in reader(path, bad):
@@ -59,89 +66,32 @@ def rows(path: Path, bad: BadRows) -> Iterator[Row]:
         fail(path, f"has no rows: 0 usable of {len(unusable)}{first}", "give a file with at least one row")
 
 
-def _reader(path: Path) -> Callable[[Path, BadRows], Iterator[Row]]:
-    if path.is_dir():
-        fail(path, "is a folder", "name a file in it, or give the folder as data.dataset_name")
+# One reader for each kind of file
+
+_Reader = Callable[[Path, BadRows], Iterator[Row]]
+
+
+def _reader(path: Path) -> _Reader:
     if not path.exists():
         fail(path, "does not exist", f"check the path; it was looked for from {Path.cwd()}")
     if not path.is_file():
         fail(path, "is not a regular file", "copy its content to a file first")
-    packed = path.suffix.lower() == ".gz"
-    suffix = (Path(path.stem).suffix if packed else path.suffix).lower()
-    if suffix not in _READERS or (packed and suffix == ".parquet"):
+    reader = _known(path)
+    if reader is None:
         known = ", ".join(_READERS)
         fail(path, f"has the extension {path.suffix!r}", f"expected one of {known}, or .gz of the text ones")
-    return _READERS[suffix]
+    return reader
 
 
-# Bytes and lines
-
-
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
-
-
-def _refuse_bomb(path: Path, size: int) -> None:
-    if path.suffix.lower() == ".gz" and size > _BOMB_BYTES and size > _BOMB_RATIO * path.stat().st_size:
-        what = f"unpacks to more than {_BOMB_RATIO} times its size"
-        fail(path, what, "if this is meant, unpack it and give the unpacked file")
-
-
-def _lines(path: Path, bad: BadRows) -> Iterator[tuple[int, str]]:
-    """(line number, text with its line end), without a byte order mark. Lines too long or no text go to `bad`."""
-    size = 0
-    with _open(path) as stream:
-        for number, raw in enumerate(iter(lambda: stream.readline(ROW_LIMIT_BYTES + 1), b""), start=1):
-            size += len(raw)
-            _refuse_bomb(path, size)
-            try:
-                if len(raw) > ROW_LIMIT_BYTES:
-                    too_large(f"{path}:{number}", raw[:400].decode("utf-8", errors="replace"))
-                text = _decoded(path, number, raw)
-            except DataError as error:
-                bad.add(error, raw.decode("utf-8", errors="replace"))
-                while len(raw) > ROW_LIMIT_BYTES and not raw.endswith(b"\n"):
-                    raw = stream.readline(ROW_LIMIT_BYTES + 1) or b"\n"
-            else:
-                yield number, text
-
-
-def _text(path: Path) -> str:
-    parts: list[bytes] = []
-    size = 0
-    with _open(path) as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            size += len(chunk)
-            _refuse_bomb(path, size)
-            parts.append(chunk)
-    return _decoded(path, 1, b"".join(parts))
-
-
-def _decoded(path: Path, number: int, raw: bytes) -> str:
-    """Bytes that begin at line `number` as text. Raises DataError at the first byte that is not UTF-8, or NUL."""
-    if number == 1:
-        if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-            fail(f"{path}:1:1", "the file is UTF-16, not UTF-8", "save it as UTF-8: `iconv -f UTF-16 -t UTF-8`")
-        raw = raw.removeprefix(b"\xef\xbb\xbf")
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        before = raw[: error.start].decode("utf-8")
-        where = f"{path}:{place(before, len(before), number)}"
-        excerpt = raw[raw.rfind(b"\n", 0, error.start) + 1 :][:400].decode("utf-8", errors="replace").split("\n", 1)[0]
-        what = f"byte 0x{raw[error.start]:02x} is not UTF-8"
-        fail(where, what, "save the file as UTF-8, for instance with `iconv -f WINDOWS-1252 -t UTF-8`", excerpt)
-    if (nul := text.find("\x00")) >= 0:
-        where = f"{path}:{place(text, nul, number)}"
-        fail(where, "a NUL character", "take it out, text has none", text[max(nul - 40, 0) : nul + 40])
-    return text
-
-
-# One reader for each kind of file
+def _known(path: Path) -> _Reader | None:
+    """What reads files of this name."""
+    packed = path.suffix.lower() == ".gz"
+    suffix = (Path(path.stem).suffix if packed else path.suffix).lower()
+    return None if packed and suffix == ".parquet" else _READERS.get(suffix)
 
 
 def _jsonl(path: Path, bad: BadRows) -> Iterator[Row]:
-    for number, line in _lines(path, bad):
+    for number, line in lines(path, bad):
         if not line.strip():
             continue
         try:
@@ -153,22 +103,30 @@ def _jsonl(path: Path, bad: BadRows) -> Iterator[Row]:
 
 
 def _json(path: Path, bad: BadRows) -> Iterator[Row]:
-    text = _text(path)
-    start = skip_blanks(text, 0)
-    if start == len(text):
-        return iter(())
-    if text[start] == "[":
-        return rows_of_array(path, text, start, bad)
-    value, end = parse(path, text, start)
-    if skip_blanks(text, end) < len(text):
-        return _jsonl(path, bad)  # a .json file with an object on each line is common
-    if not isinstance(value, dict):
-        fail(f"{path}:{place(text, start)}", "is not a list of objects", "expected [{...}, ...]", text[start:])
-    return rows_of_object(path, value, bad)
+    with open_bytes(path) as stream:
+        window = Window(path, stream)
+        first = window.peek()
+        if first and first not in "[{":
+            window.fail("is not a list of objects", "expected [{...}, ...]")
+        a_line_each = first == "{" and _goes_on(window)
+    if a_line_each:
+        yield from _jsonl(path, bad)
+    elif first:
+        with open_bytes(path) as stream:
+            yield from json_list.rows(Window(path, stream), bad)
+
+
+def _goes_on(window: Window) -> bool:
+    """Whether something follows the first object: a .json file with an object on each line is common."""
+    try:
+        window.value(strict=False)
+    except DataError:  # a large object, or a fault that its reader will name
+        return False
+    return bool(window.peek())
 
 
 def _txt(path: Path, bad: BadRows) -> Iterator[Row]:
-    for number, line in _lines(path, bad):
+    for number, line in lines(path, bad):
         if line.strip():
             yield _numbered({"text": line.rstrip("\r\n")}, number)
 
@@ -192,26 +150,30 @@ def _table(path: Path, delimiter: str, bad: BadRows) -> Iterator[Row]:
         if len(cells) == len(names):
             # a column without a name is the row number that pandas writes
             yield _numbered({name: cell for name, cell in zip(names, cells, strict=True) if name}, line)
-            continue
-        what = f"the row has {len(cells)} cells, the header has {len(names)} ({', '.join(names)})"
-        then = "add or remove cells; a cell with the separator, a quote or a line break needs double quotes"
-        bad.add(fault(f"{path}:{line}", what, then, delimiter.join(cells)), delimiter.join(cells))
+        else:
+            bad.add(_wrong_cells(f"{path}:{line}", cells, names, delimiter), delimiter.join(cells))
+
+
+def _wrong_cells(where: str, cells: list[str], names: list[str], delimiter: str) -> DataError:
+    what = f"the row has {len(cells)} cells, the header has {len(names)} ({', '.join(names)})"
+    then = "add or remove cells; a cell with the separator, a quote or a line break needs double quotes"
+    return fault(where, what, then, delimiter.join(cells))
 
 
 def _records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """(line it began in, cells) of each record that is not blank."""
+    """(line it began in, cells) of each record that is not blank. A fault may hide where rows end: it is raised."""
     line, size = 1, 0
 
     def fed() -> Iterator[str]:
         nonlocal size
-        for _, text in _lines(path, BadRows()):  # a line that is left out may be one of a longer row
+        for _, text in lines(path, BadRows()):
             size += len(text)
-            if size > ROW_LIMIT_BYTES:  # an open quote takes in all lines to the end
+            if size > strict_json.ROW_LIMIT_BYTES:  # an open quote takes in all lines to the end
                 too_large(f"{path}:{line}", text)
             yield text
 
     # the library's own limit is for the whole process and would refuse long articles; it is only ever raised
-    csv.field_size_limit(max(csv.field_size_limit(), ROW_LIMIT_BYTES))
+    csv.field_size_limit(max(csv.field_size_limit(), strict_json.ROW_LIMIT_BYTES))
     reader = csv.reader(fed(), delimiter=delimiter, strict=True)
     try:
         for cells in reader:
@@ -228,8 +190,8 @@ def _parquet(path: Path, bad: BadRows) -> Iterator[Row]:
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches():
+        with pyarrow.parquet.ParquetFile(path, buffer_size=2**20) as file:
+            for batch in file.iter_batches(_PARQUET_ROWS):
                 yield from (Row(record) for record in batch.to_pylist())
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         fail(path, f"is not a usable parquet file: {error}", "write it again, or give json or csv")
@@ -241,7 +203,7 @@ def _numbered(values: dict[str, Any], line: int) -> Row:
     return row
 
 
-_READERS: dict[str, Callable[[Path, BadRows], Iterator[Row]]] = {
+_READERS: dict[str, _Reader] = {
     ".json": _json,
     ".jsonl": _jsonl,
     ".csv": _csv,

@@ -3,7 +3,7 @@
 Refused besides broken syntax: NaN and Infinity, a key that appears twice in one object, half characters (lone
 surrogates), numbers without end, nesting without end, rows that are no objects, rows over the size limit.
 
-Does not: open files (`sources`), know what columns mean.
+Does not: open files (`sources`), find rows in a list that is larger than memory (`json_list`), know what columns mean.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from neuralbot.data.bad_rows import BadRows
 from neuralbot.errors import DataError
 
 ROW_LIMIT_BYTES = 16 * 2**20
 EXCERPT = 80
 _MOST_DIGITS = 1000
+_LONGEST_WORD = 10  # of JSON, such as -Infinity: the beginning of one is no error while the file goes on
 
 
 class Row(dict[str, Any]):
@@ -30,15 +29,19 @@ class Row(dict[str, Any]):
     number: int = 0  # 0 where each row has a line of its own
 
 
-def fail(where: Path | str, what: str, then: str, excerpt: str | None = None) -> NoReturn:
-    """Raise a DataError: place, what is wrong, the text there, what to do."""
-    raise fault(where, what, then, excerpt)
+class Unfinished(Exception):
+    """The text at hand ends inside the value: with more of the file it may be whole."""
 
 
 def fault(where: Path | str, what: str, then: str, excerpt: str | None = None) -> DataError:
-    """The error that `fail` raises."""
+    """A DataError: place, what is wrong, the text there, what to do."""
     shown = "" if excerpt is None else f"; it reads {excerpt.strip()[:EXCERPT]!r}"
     return DataError(f"{where}: {what}{shown}; {then}")
+
+
+def fail(where: Path | str, what: str, then: str, excerpt: str | None = None) -> NoReturn:
+    """Raise that."""
+    raise fault(where, what, then, excerpt)
 
 
 def too_large(where: Path | str, excerpt: str) -> NoReturn:
@@ -53,94 +56,76 @@ def row_of_line(path: Path, number: int, line: str) -> Row:
     value, end = parse(path, line, start, first_line=number)
     rest = skip_blanks(line, end)
     if rest < len(line):
-        where = f"{path}:{place(line, rest, number)}"
+        where = located(path, line, rest, number)
         fail(where, "text after the end of the row", "put each object on its own line", line[rest:])
-    return _as_row(value, f"{path}:{number}", number)
+    return as_row(value, f"{path}:{number}", number)
 
 
-def rows_of_array(path: Path, text: str, start: int, bad: BadRows) -> Iterator[Row]:
-    """The objects of the list that begins at `start`, to the end of the text; bad ones whose end is known to `bad`."""
-    at = skip_blanks(text, start + 1)
-    line, counted, number = 1, 0, 0
-    more = text[at : at + 1] != "]"
-    while more:
-        line, counted = line + text.count("\n", counted, at), at
-        number += 1
-        try:
-            value, end = parse(path, text, at)
-            row = _as_row(value, f"{path}:{line}: row {number}", line, number)
-        except DataError as error:
-            end = _lenient_end(text, at, error)
-            bad.add(error, text[at:end])
-        else:
-            if end - at > ROW_LIMIT_BYTES:
-                too_large(f"{path}:{line}: row {number}", text[at : at + EXCERPT])
-            yield row
-        at = skip_blanks(text, end)
-        more = text[at : at + 1] == ","
-        if not more and text[at : at + 1] != "]":
-            what = "a comma or ] is missing after this row" if at < len(text) else "the file ends inside the list"
-            fail(f"{path}:{place(text, at)}", f"invalid JSON: {what}", "mend it or save the file again", text[at:])
-        at = skip_blanks(text, at + 1) if more else at
-    rest = skip_blanks(text, at + 1)
-    if rest < len(text):
-        fail(f"{path}:{place(text, rest)}", "text after the end of the list", "take it out", text[rest:])
+def parse(
+    path: Path | str,
+    text: str,
+    start: int,
+    *,
+    first_line: int = 1,
+    first_column: int = 1,
+    more: bool = False,
+    strict: bool = True,
+) -> tuple[Any, int]:
+    """The JSON value that begins at character `start`, and where it ends.
 
-
-def _lenient_end(text: str, at: int, error: DataError) -> int:
-    """Where a value ends that is JSON, though not strict. Raises `error` if nothing tells."""
+    first_line, first_column: where the text begins in its file. more: the file goes on behind the text, so a value
+    that reaches its end raises Unfinished. Raises DataError for all that is not JSON, or not `strict` JSON.
+    """
     try:
-        return _LENIENT.raw_decode(text, at)[1]
-    except (ValueError, RecursionError):
-        raise error from None
-
-
-def rows_of_object(path: Path, value: dict[str, Any], bad: BadRows) -> Iterator[Row]:
-    """The rows of an object that holds one list of them, such as {"data": [...]}."""
-    lists = [key for key, inner in value.items() if isinstance(inner, list)]
-    if len(lists) != 1:
-        found = f"lists under {', '.join(map(repr, lists))}" if lists else "no list"
-        keys = ", ".join(repr(key[:EXCERPT]) for key in list(value)[:8]) + (", ..." if len(value) > 8 else "")
-        then = 'expected a list of objects, one for each row, such as [{"question": "...", "answer": "..."}]'
-        fail(path, f"is one object with {found} (its keys: {keys})", then)
-    for number, inner in enumerate(value[lists[0]], start=1):
-        try:
-            row = _as_row(inner, f"{path}: {lists[0]}: row {number}", 0, number)
-        except DataError as error:
-            bad.add(error, json.dumps(inner, ensure_ascii=False))
-        else:
-            yield row
-
-
-def parse(path: Path, text: str, start: int, *, first_line: int = 1) -> tuple[Any, int]:
-    """The JSON value that begins at character `start`, and where it ends; `first_line` is the text's in its file."""
-    try:
-        value, end = _DECODER.raw_decode(text, start)
+        value, end = (_DECODER if strict else _LENIENT).raw_decode(text, start)
     except json.JSONDecodeError as error:
+        if more and (error.msg.startswith("Unterminated string") or error.pos > len(text) - _LONGEST_WORD):
+            raise Unfinished from error
         line_start = text.rfind("\n", 0, error.pos) + 1
         excerpt = text[max(line_start, error.pos - EXCERPT // 2) :].split("\n", 1)[0]
         then = 'expected {"column": value, ...}: keys and texts in double quotes, commas between items'
-        fail(f"{path}:{place(text, error.pos, first_line)}", f"invalid JSON: {error.msg}", then, excerpt)
+        where = located(path, text, error.pos, first_line, first_column)
+        fail(where, f"invalid JSON: {error.msg}", then, excerpt)
     except (_NotStrict, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        where = f"{path}:{place(text, start, first_line)}"
+        where = located(path, text, start, first_line, first_column)
         fail(where, f"unusable JSON: {reason}", "mend or take out this row", text[start : start + EXCERPT])
-    if (at := _half_character(text, start, end)) is not None:
+    if more and end > len(text) - _LONGEST_WORD:  # a number goes on, perhaps
+        raise Unfinished
+    if strict and (at := _half_character(text, start, end)) is not None:
+        where = located(path, text, at, first_line, first_column)
         what = f"{text[at : at + 6]} is half a character (a lone surrogate)"
-        where = f"{path}:{place(text, at, first_line)}"
         fail(where, what, "take it out or write the whole pair", text[at : at + 40])
     return value, end
 
 
-def place(text: str, at: int, first_line: int = 1) -> str:
-    """line:column of a character, both 1-based."""
-    return f"{first_line + text.count(chr(10), 0, at)}:{at - text.rfind(chr(10), 0, at)}"
+def place(text: str, at: int, first_line: int = 1, first_column: int = 1) -> tuple[int, int]:
+    """Line and column of a character, both 1-based; the text begins at first_line, first_column of its file."""
+    line_end = text.rfind("\n", 0, at)
+    column = first_column + at if line_end < 0 else at - line_end
+    return first_line + text.count("\n", 0, at), column
+
+
+def located(path: Path | str, text: str, at: int, first_line: int = 1, first_column: int = 1) -> str:
+    """file:line:column of a character."""
+    line, column = place(text, at, first_line, first_column)
+    return f"{path}:{line}:{column}"
+
+
+def kind_of(value: object) -> str:
+    """What a value is, in words."""
+    if value is None:
+        return "null"
+    kinds = {list: "a list", dict: "an object", bool: "true or false", str: "a text"}
+    return kinds.get(type(value), "a number") + (" without entries" if value == [] else "")
 
 
 def skip_blanks(text: str, at: int) -> int:
-    while at < len(text) and text[at] in " \t\r\n":
-        at += 1
-    return at
+    """Where the next character stands that is no blank, or the end of the text."""
+    return at + len(blanks.group()) if (blanks := _BLANKS.match(text, at)) else at
+
+
+_BLANKS = re.compile(r"[ \t\r\n]+")
 
 
 class _NotStrict(ValueError):
@@ -173,10 +158,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-_LENIENT = json.JSONDecoder(parse_int=str)
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer, parse_float=_decimal
 )
+_LENIENT = json.JSONDecoder(parse_int=str)
 
 
 def _half_character(text: str, start: int, end: int) -> int | None:
@@ -191,11 +176,11 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _ESCAPE = re.compile(r"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..)|\\.")
 
 
-def _as_row(value: object, where: str, line: int, number: int = 0) -> Row:
+def as_row(value: object, where: str, line: int, number: int = 0) -> Row:
+    """The value as a row; a DataError at `where` if it is no object."""
     if not isinstance(value, dict):
-        kind = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(type(value), "a number")
         excerpt = json.dumps(value, ensure_ascii=False)
-        fail(where, f"the row is {kind}, not an object", 'expected {"column": value, ...}', excerpt)
+        fail(where, f"the row is {kind_of(value)}, not an object", 'expected {"column": value, ...}', excerpt)
     row = Row(value)
     row.line, row.number = line, number
     return row

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from neuralbot.conversation import Conversation, Turn, encode_prompt
+from neuralbot.conversation import Conversation, Tool, Turn, answer_lead, encode_prompt
 from neuralbot.engines.protocol import Sampling
 from neuralbot.errors import DataError, GenerationError
 from neuralbot.evaluation import scores, unit_tests
@@ -75,6 +75,7 @@ class Question:
     expected: str
     conversation: int
     tests: str = ""
+    tools: tuple[Tool, ...] = ()
 
 
 def evaluate(
@@ -208,19 +209,23 @@ class _Steps:
 def _questions(row: Conversation, place: int, metric: str) -> list[Question]:
     answers = [index for index, turn in enumerate(row.turns) if turn.role == "assistant"]
     if metric == "contains" and row.expected:
-        pairs = zip(answers, row.expected, strict=True)
-        return [Question(row.turns[:index], fact, place) for index, fact in pairs if fact is not None and index > 0]
-    last = answers[-1] if answers else 0
-    if last == 0 or (metric == "unit_tests" and not row.tests):
+        asked = [(index, fact) for index, fact in zip(answers, row.expected, strict=True) if fact is not None]
+    else:  # what is compared is text, not a call of a tool
+        asked = [(index, row.turns[index].content) for index in answers if not row.turns[index].tool_calls][-1:]
+    if metric == "unit_tests" and not row.tests:
         return []
-    return [Question(row.turns[:last], row.turns[last].content, place, row.tests or "")]
+    return [
+        Question(row.turns[:index], expected, place, row.tests or "", row.tools)
+        for index, expected in asked
+        if index > 0
+    ]
 
 
 def _answer_all(
     engine: Engine, questions: Sequence[Question], settings: EvaluationArguments, report: _Steps
 ) -> tuple[list[str], list[str]]:
     """The answers in the order of the questions. The longest prompts go first: too little memory shows at once."""
-    prompts = [encode_prompt(engine.tokenizer, question.turns) for question in questions]
+    prompts = [encode_prompt(engine.tokenizer, question.turns, question.tools) for question in questions]
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     greedy = Sampling(max_new_tokens=settings.max_new_tokens, do_sample=False)
     answers = [""] * len(prompts)
@@ -254,7 +259,8 @@ def _refusals(refused: Sequence[GenerationError]) -> list[str]:
 
 
 def _decode(engine: Engine, ids: list[int]) -> str:
-    return str(engine.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    text = engine.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return str(text).removeprefix(answer_lead(engine.tokenizer))
 
 
 def _score(
@@ -277,7 +283,7 @@ def _score(
 
 def _as_text(turns: Sequence[Turn]) -> str:
     if any(turn.role == "assistant" for turn in turns):
-        return "\n".join(f"{turn.role}: {turn.content}" for turn in turns)
+        return "\n".join(f"{turn.role}: {turn.shown}" for turn in turns)
     return "\n\n".join(turn.content for turn in turns)
 
 

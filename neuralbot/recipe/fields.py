@@ -30,9 +30,11 @@ _KINDS: dict[str, tuple[str, str]] = {
     "str": ("a text", "string"),
     "list": ("a list of texts", "array"),
     "dict": ("a mapping", "object"),
+    "mappings": ("a list of mappings", "array"),  # of fields again, see source_list.py
     "texts": ("a mapping of texts", "object"),
     "null": ("null", "null"),
 }
+_SPELT = {"None": "null", "list[dict[str, Any]]": "mappings", "dict[str, str]": "texts"}  # annotation -> kind
 
 # Allowed numbers of our own sections; those of section training stand in training_keys.py.
 INTERVALS: dict[str, str] = {
@@ -44,6 +46,8 @@ INTERVALS: dict[str, str] = {
     "data.max_source_length": "[1, 1000000]",
     "data.max_target_length": "[1, 1000000]",
     "data.num_beams": "[1, 64]",
+    "data.max_bad_rows": "[1, inf)",
+    "data.sources.weight": "(0, inf)",
     "data.preprocessing_num_workers": "[1, 1024]",
     "finetuning.lora_rank": "[1, 4096]",
     "finetuning.lora_alpha": "[1, 65536]",
@@ -192,7 +196,7 @@ def read_annotation(text: str, enums: Mapping[str, tuple[str, ...]]) -> tuple[fr
             kinds.add("str")
             choices = tuple(ast.literal_eval(ast.Tuple(elts=_elements(part.slice), ctx=ast.Load())))
         else:
-            kinds.add({"None": "null", "dict[str, str]": "texts"}.get(ast.unparse(part), base))
+            kinds.add(_SPELT.get(ast.unparse(part), base))
     return frozenset(kinds & _KINDS.keys()), choices
 
 
@@ -218,6 +222,8 @@ def check(field: Field, node: Node) -> str | None:
     if isinstance(value, Unusable) or field.kinds <= {"null"}:
         return None
     kind = _kind(value)
+    if kind == "list" and "mappings" in field.kinds:
+        return None  # source_list.py checks them one by one
     if kind == "dict" and "texts" in field.kinds:
         return _check_items(field, {f"the value of {key}": entry.node for key, entry in value.items()})
     if kind not in field.kinds and not (kind == "int" and "float" in field.kinds):

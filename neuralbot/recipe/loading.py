@@ -23,7 +23,7 @@ from neuralbot.arguments import (
     ServingArguments,
 )
 from neuralbot.errors import Problem, RecipeError
-from neuralbot.recipe import document, old_keys, paths, rules, support
+from neuralbot.recipe import document, old_keys, paths, rules, source_list, support
 from neuralbot.recipe.document import Entry, Node, Unusable
 from neuralbot.recipe.draft import Draft, Place, Setting
 from neuralbot.recipe.fields import Field, default_of, did_you_mean, nearest, section_fields
@@ -90,6 +90,7 @@ def load(path_or_name: str | Path, overrides: Sequence[str] = (), *, output_dir:
     draft.check_types()
     support.check(draft)
     paths.check(draft, path.parent)
+    source_list.check(draft, path.parent)
     rules.check(draft)
     if found := draft.problems():
         raise RecipeError(found)
@@ -329,13 +330,19 @@ def _changed(arguments: Any) -> dict[str, Any]:
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema (2020-12) of recipe files, for completion and checks in editors."""
-    sections = {
+    sections: dict[str, dict[str, Any]] = {
         section: {
             "type": "object",
             "additionalProperties": False,
             "properties": {name: field.schema() for name, field in keys.items()},
         }
         for section, keys in all_fields().items()
+    }
+    entries = {name: field.schema() for name, field in source_list.entry_fields().items()}
+    sections["data"]["properties"]["sources"]["items"] = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": entries,
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -6,6 +6,7 @@ and data set names of the hub are only checked for their form: no network here.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from pathlib import Path
@@ -71,20 +72,33 @@ def check(draft: Draft, recipe_folder: Path) -> None:
 
 
 def _row_file(draft: Draft, key: str, folder: Path) -> None:
-    text = draft.value(key)
+    found, problem = find_rows(draft.value(key), folder)
+    if problem:
+        draft.wrong(key, problem)
+    else:
+        draft.values[key] = found
+
+
+def find_rows(text: str, recipe_folder: Path) -> tuple[str, str]:
+    """The file of rows, or the folder of such files, that `text` stands for; and what is wrong with it, if anything."""
     if not text.strip():
-        draft.wrong(key, "the file name is empty: name a file, or remove the key")
-        return
-    tried = candidates(text, folder)
+        return "", "the file name is empty: name a file, or remove the key"
+    tried = candidates(text, recipe_folder)
     found = next((path for path in tried if _exists(path)), None)
     if found is None:
-        draft.wrong(key, _not_there(tried))
-    elif not found.is_file():
-        draft.wrong(key, f"{found} is not a file: name one file of rows ({_listing(found)})")
-    elif not os.access(found, os.R_OK):
-        draft.wrong(key, f"{found} cannot be read: no permission")
-    else:
-        draft.values[key] = as_found(found).as_posix()
+        return "", _not_there(tried)
+    if not os.access(found, os.R_OK):
+        return "", f"{found} cannot be read: no permission"
+    if found.is_dir() and not _holds_rows(found):
+        return "", f"{found} is a folder without files of rows, such as .jsonl or .csv ({_listing(found)})"
+    if not found.is_dir() and not found.is_file():
+        return "", f"{found} is neither a file nor a folder"
+    return as_found(found).as_posix(), ""
+
+
+def _holds_rows(folder: Path) -> bool:
+    below = (Path(name) for _, _, names in os.walk(folder) for name in names)
+    return any(path.suffix.lower() in _ROW_SUFFIXES for path in itertools.islice(below, _MAX_LISTED))
 
 
 def _model(draft: Draft, key: str, folder: Path) -> None:

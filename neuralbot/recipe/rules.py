@@ -16,6 +16,9 @@ from neuralbot.recipe.paths import ROW_FILES
 
 Found = Iterator[tuple[str, str]]
 
+SOURCES = "data.sources"
+_TRAINING_ROWS = ("data.train_file", "data.dataset_name", SOURCES)
+
 _TORCH_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop")
 
 # Part of an optimizer's name -> the package it needs; the first that fits counts.
@@ -88,11 +91,15 @@ def _base_model(draft: Draft) -> Found:
 
 
 def _rows(draft: Draft) -> Found:
-    file, data_set = draft.given("data.train_file"), draft.given("data.dataset_name")
-    if file and data_set:
-        yield "data.dataset_name", "train_file and dataset_name are both set: keep one"
-    if not file and not data_set:
-        yield "data.train_file", "no rows to train on: set train_file (a file) or dataset_name (a data set of the hub)"
+    given = [key for key in _TRAINING_ROWS if draft.given(key)]
+    if len(given) > 1:
+        names = " and ".join(key.removeprefix("data.") for key in given)
+        yield given[1], f"{names} are both set: keep one"
+    if not given:
+        yield (
+            "data.train_file",
+            "no rows to train on: set train_file (a file or folder), dataset_name (a data set of the hub) or sources",
+        )
 
 
 def _data_set_config(draft: Draft) -> Found:
@@ -117,19 +124,27 @@ def _evaluation_needs_rows(draft: Draft) -> Found:
         yield key, "there are no rows to evaluate on: set data.validation_file or data.validation_split_percentage"
 
 
+def _streamed_sources(draft: Draft) -> Found:
+    entries = draft.value(SOURCES) or []
+    if draft.value("data.streaming") and len(entries) > 1 and "weight" not in entries[0]:
+        yield SOURCES, "streamed sources need weights, how many rows they have is not known: give each a weight"
+
+
 def _same_files(draft: Draft) -> Found:
-    seen: dict[Path, str] = {}
+    seen: dict[Path, str] = {Path(name).resolve(): SOURCES for name in _source_paths(draft)}
     for key in ROW_FILES:
         if draft.given(key):
             path = Path(draft.value(key)).resolve()
             if path in seen:
                 yield key, f"is the same file as {seen[path]}: rows that were trained on say nothing about new ones"
+            elif folder := next((other for other in seen if other in path.parents), None):
+                yield key, f"lies in the folder of {seen[folder]}: rows that were trained on say nothing about new ones"
             seen.setdefault(path, key)
 
 
-def _streaming(draft: Draft) -> Found:
-    if draft.value("data.streaming") and not draft.given("data.dataset_name"):
-        yield "data.streaming", "has no effect: it belongs to dataset_name, files are read in whole"
+def _source_paths(draft: Draft) -> list[str]:
+    """The files and folders of data.sources."""
+    return [entry["path"] for entry in draft.value(SOURCES) or () if "path" in entry]
 
 
 # --- training ---
@@ -344,9 +359,10 @@ def _output_folder(draft: Draft) -> Found:
 
 def _output_over_inputs(draft: Draft, key: str) -> Found:
     folder = draft.value(key)
-    for source in (*ROW_FILES, "model.model_name_or_path"):
-        if draft.given(source) and _below(draft.value(source), folder):
-            yield key, f"{folder} holds {source} ({draft.value(source)}): name another folder for the run"
+    inputs = [(name, draft.value(name)) for name in (*ROW_FILES, "model.model_name_or_path") if draft.given(name)]
+    for name, path in (*inputs, *((SOURCES, path) for path in _source_paths(draft))):
+        if _below(path, folder):
+            yield key, f"{folder} holds {name} ({path}): name another folder for the run"
 
 
 def _below(path: str, folder: str) -> bool:
@@ -354,9 +370,9 @@ def _below(path: str, folder: str) -> bool:
 
 
 _RULES = (
-    *(_base_model, _rows, _data_set_config, _two_validations, _evaluation_needs_rows, _same_files),
+    *(_base_model, _rows, _data_set_config, _two_validations, _evaluation_needs_rows, _streamed_sources, _same_files),
     *(_never_trains, _steps, _best_model, _save_best, _early_stopping, _better_is_lower, _scheduler),
     *(_precision, _device, _row_readers, _optimizer, _trackers),
     *(_full_finetune, _full_and_qlora, _qlora_on_gpu, _lora_targets, _metric, _sampling, _output_folder),
 )
-_REMARKS = (_streaming, _revisions, _epochs_lose, _bits_16)
+_REMARKS = (_revisions, _epochs_lose, _bits_16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -17,7 +18,8 @@ from transformers import (
 
 from neuralbot import modeling, quantized_base
 from neuralbot.arguments import FinetuningArguments, ModelArguments
-from neuralbot.data.tokenized import Tokenized
+from neuralbot.data.streaming import StreamedRows
+from neuralbot.data.tokenized import Row
 from neuralbot.kernels.quantized import quantizer
 from neuralbot.training import packed_model, packed_trainer
 from neuralbot.training.trainer import Collator, Trainer
@@ -38,8 +40,8 @@ def build_trainer(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     arguments: TrainingArguments,
-    train: Tokenized,
-    validation: Tokenized | None,
+    train: Sequence[Row] | StreamedRows,
+    validation: Sequence[Row] | None,
     *,
     kernels: Literal["fast", "reference"],
     pad_to: int | None = None,
@@ -47,7 +49,8 @@ def build_trainer(
 ) -> Trainer:
     """A trainer over tokenized rows; `fast` only where `why_reference` finds nothing against it.
 
-    `pad_to` pads every batch of the plain trainer to that many tokens instead of its longest row.
+    train: rows, or a stream of them, for which `stream_steps.run_by_steps` has set the arguments.
+    pad_to: every batch of the plain trainer is padded to that many tokens instead of its longest row.
     """
     callbacks: list[TrainerCallback] = []
     if early_stopping_patience is not None:
@@ -62,8 +65,8 @@ def build_trainer(
     trainer = kind(
         model=model,
         args=arguments,
-        train_dataset=train.rows,
-        eval_dataset=validation.rows if validation else None,
+        train_dataset=train,
+        eval_dataset=validation,
         data_collator=collator,
         processing_class=tokenizer,
         callbacks=callbacks,

@@ -3,12 +3,13 @@
     recipe.yaml     the resolved recipe              metrics.jsonl  one record a line, as training logs them
     manifest.json   see below                        results.json   scores before and after
     serving.json    how the result answers           samples.jsonl  test questions with both answers
+    rejects.jsonl   rows that were skipped, if any, with what is wrong with them
 
 manifest.json: `neuralbot`, `commit`, `commit_dirty`, `versions`, `started`, `ended`, `finished`, `error` and
 `durations_s` are written here. The caller adds what it knows; the model card and the benchmark table read `name`,
 `task`, `method` ("lora" or "full"), `base_model` {name, license, parameters, weights_sha256}, `trainable_parameters`,
-`prompt_style`, `data` {fingerprint, rows {train, validation, test}, tokens {train, targets}}, `hardware`,
-`plan` {dtype, threads, device}, `seed`, `notices`. A key that is missing is left out there.
+`prompt_style`, `data` {fingerprint, rows {train, validation, test}, tokens {train, targets}, skipped_rows, sources,
+streamed}, `hardware`, `plan` {dtype, threads, device}, `seed`, `notices`. A key that is missing is left out there.
 
 Not done here: the model's own files, the plot, the model card; how files are written safely (`records`).
 """
@@ -28,7 +29,7 @@ from neuralbot.training.provenance import environment
 from neuralbot.training.records import cannot_write, hide_secrets, json_line, write_json, write_text
 
 RECIPE, MANIFEST, METRICS = "recipe.yaml", "manifest.json", "metrics.jsonl"
-RESULTS, SAMPLES, SERVING = "results.json", "samples.jsonl", "serving.json"
+RESULTS, SAMPLES, SERVING, REJECTS = "results.json", "samples.jsonl", "serving.json", "rejects.jsonl"
 
 _LOCK = ".lock"
 
@@ -61,6 +62,14 @@ class RunFolder:
 
     def write_samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
         write_text(self.path / SAMPLES, "".join(json_line(row) for row in rows))
+
+    def write_rejects(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Writes the rows that were skipped; without any there is no file."""
+        if text := "".join(json_line(row) for row in rows):
+            write_text(self.path / REJECTS, text)
+
+    def add_notice(self, notice: str) -> None:
+        self.update_manifest(notices=(*self._manifest["notices"], notice))
 
     def update_manifest(self, **facts: Any) -> None:
         """Sets or replaces keys of the manifest."""

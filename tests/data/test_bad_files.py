@@ -207,7 +207,6 @@ def test_a_bad_row_is_located_or_skipped(
     with pytest.MonkeyPatch.context() as patch:
         if "too long" in fault:
             patch.setattr(strict_json, "ROW_LIMIT_BYTES", LIMIT)
-            patch.setattr(sources, "ROW_LIMIT_BYTES", LIMIT)
         assert_stands(refusal(path), path, places[0], exact=exact)
         if goes_on:
             assert read(path, bad) == good

@@ -4,36 +4,35 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from neuralbot.conversation import Conversation, Turn
 from neuralbot.data import checks, duplicates
 from neuralbot.data.checks import Finding
-from neuralbot.data.splits import Splits
-from neuralbot.data.tokenized import IGNORED, Tokenized, tokenize
+from neuralbot.data.tokenized import IGNORED, Tokenized, TokenRows, tokenize
 from neuralbot.errors import DataError
 
 GOOD = [("a b", "c d"), ("e f", "g h"), ("i", "j k l")]
 Pairs = list[tuple[str, str]]
 
 
-def splits_of(pairs: Pairs) -> Splits:
-    rows = [Conversation((Turn("user", question), Turn("assistant", answer))) for question, answer in pairs]
-    return Splits(tuple(rows), (), (), (), {})
+def rows_of(pairs: Pairs) -> list[Conversation]:
+    return [Conversation((Turn("user", question), Turn("assistant", answer))) for question, answer in pairs]
 
 
 def fatal(tokenizer: PreTrainedTokenizerFast, pairs: Pairs, limit: int = 100) -> list[str]:
-    splits = splits_of(pairs)
-    found = checks.fatal(splits, tokenize(splits.train, tokenizer, limit, False, "training rows"), tokenizer)
+    rows = rows_of(pairs)
+    found = checks.fatal(rows, tokenize(rows, tokenizer, limit, False, "training rows"), tokenizer)
     assert all(finding.level == "fatal" for finding in found)
     return [finding.text for finding in found]
 
 
 def warnings(tokenizer: PreTrainedTokenizerFast, pairs: Pairs, limit: int = 100) -> list[Finding]:
-    splits = splits_of(pairs)
-    train = tokenize(splits.train, tokenizer, limit, False, "training rows")
-    return checks.warnings(splits, train, tokenizer, duplicates.find(splits))
+    rows = rows_of(pairs)
+    train = tokenize(rows, tokenizer, limit, False, "training rows")
+    return checks.warnings(rows, train, tokenizer, duplicates.find(rows))
 
 
 def test_good_rows_have_no_findings(word_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -56,18 +55,19 @@ def test_a_first_answer_with_its_end_is_enough_where_last_answers_are_cut(
     word_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     turns = (Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c"), Turn("assistant", "d e f g"))
-    splits = Splits((Conversation(turns),) * 2, (), (), (), {})
-    train = tokenize(splits.train, word_tokenizer, 12, False, "training rows")
+    rows = [Conversation(turns)] * 2
+    train = tokenize(rows, word_tokenizer, 12, False, "training rows")
     assert train.cut == 2
-    assert checks.fatal(splits, train, word_tokenizer) == []
+    assert checks.fatal(rows, train, word_tokenizer) == []
 
 
 def test_an_end_that_is_lost_without_a_cut_is_fatal(word_tokenizer: PreTrainedTokenizerFast) -> None:
-    splits = splits_of(GOOD)
-    train = tokenize(splits.train, word_tokenizer, 100, False, "training rows")
+    rows = rows_of(GOOD)
+    train = tokenize(rows, word_tokenizer, 100, False, "training rows")
     end = word_tokenizer.eos_token_id
-    rows = [{**row, "labels": [IGNORED if x == end else x for x in row["labels"]]} for row in train.rows]
-    (finding,) = checks.fatal(splits, replace(train, rows=rows), word_tokenizer)
+    labels = np.where(train.rows.labels == end, IGNORED, train.rows.labels)
+    lost = TokenRows(train.rows.ids, labels, train.rows.ends)
+    (finding,) = checks.fatal(rows, replace(train, rows=lost), word_tokenizer)
     assert finding.text == (
         "the end token '<end>' is trained in none of 3 rows, so the model would never learn to stop; "
         "give the tokenizer another chat template"
@@ -76,10 +76,9 @@ def test_an_end_that_is_lost_without_a_cut_is_fatal(word_tokenizer: PreTrainedTo
 
 def test_plain_texts_may_all_be_cut(word_tokenizer: PreTrainedTokenizerFast) -> None:
     rows = tuple(Conversation((Turn("assistant", text),)) for text in ("a b c d e", "f g h i j"))
-    splits = Splits(rows, (), (), (), {})
     train = tokenize(rows, word_tokenizer, 4, False, "training rows")
-    assert checks.fatal(splits, train, word_tokenizer) == []
-    assert [finding.level for finding in checks.warnings(splits, train, word_tokenizer, ())] == ["warning"]
+    assert checks.fatal(rows, train, word_tokenizer) == []
+    assert [finding.level for finding in checks.warnings(rows, train, word_tokenizer, ())] == ["warning"]
 
 
 def test_one_token_everywhere_is_fatal(word_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -106,13 +105,15 @@ def test_many_lost_answers_are_a_warning(word_tokenizer: PreTrainedTokenizerFast
 def test_many_shortened_documents_are_a_warning(word_tokenizer: PreTrainedTokenizerFast) -> None:
     document = "a b c d e f"
     turns = (Turn("user", f"{document} g", document=document), Turn("assistant", "h"))
-    splits = Splits((Conversation(turns), *splits_of(GOOD).train), (), (), (), {})
-    train = tokenize(splits.train, word_tokenizer, 9, False, "training rows")
-    assert [finding.text for finding in checks.warnings(splits, train, word_tokenizer, ())] == [
+    rows = [Conversation(turns), *rows_of(GOOD)]
+    train = tokenize(rows, word_tokenizer, 9, False, "training rows")
+    assert [finding.text for finding in checks.warnings(rows, train, word_tokenizer, ())] == [
         "25% of the training rows have their document shortened to data.max_seq_length: what is asked about may be "
         "gone; raise it, or shorten the documents"
     ]
-    assert checks.warnings(splits, replace(train, rows=train.rows * 5), word_tokenizer, ()) == []  # 1 of 20
+    assert (
+        checks.warnings(rows, replace(train, rows=TokenRows.of([*train.rows] * 5)), word_tokenizer, ()) == []
+    )  # 1 of 20
 
 
 def test_unknown_tokens_are_counted(word_tokenizer: PreTrainedTokenizerFast) -> None:
@@ -127,12 +128,25 @@ def test_an_unknown_token_that_is_the_end_token_is_not_counted(word_tokenizer: P
 
     tokenizer = copy.deepcopy(word_tokenizer)
     tokenizer.unk_token = "<end>"
-    assert checks.warnings(splits_of(GOOD), Tokenized(rows, 0, ()), tokenizer, ()) == []
+    assert checks.warnings(rows_of(GOOD), Tokenized(TokenRows.of(rows), 0, ()), tokenizer, ()) == []
 
 
 def test_one_answer_for_all_is_a_warning(word_tokenizer: PreTrainedTokenizerFast) -> None:
     (finding,) = warnings(word_tokenizer, [("a", "x y"), ("b", "x y")])
     assert finding == Finding("warning", "all 2 training rows have the same answer: the model would learn to repeat it")
+
+
+def test_answers_that_only_call_tools_are_told_apart_by_their_calls(word_tokenizer: PreTrainedTokenizerFast) -> None:
+    train = tokenize(rows_of(GOOD), word_tokenizer, 100, False, "training rows")
+
+    def found(*names: str) -> list[Finding]:
+        calls = [{"type": "function", "function": {"name": name, "arguments": {}}} for name in names]
+        answers = [Turn("assistant", "", tool_calls=(call,)) for call in calls]
+        rows = tuple(Conversation((Turn("user", "a"), answer)) for answer in answers)
+        return checks.warnings(rows, train, word_tokenizer, ())
+
+    assert found("b", "c") == []
+    assert [finding.text[:39] for finding in found("b", "b")] == ["all 2 training rows have the same answe"]
 
 
 def test_repeated_rows_and_contradictions(word_tokenizer: PreTrainedTokenizerFast) -> None:

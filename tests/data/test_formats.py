@@ -152,7 +152,7 @@ ASK, SAY = turn("user", "a"), turn("assistant", "b")
         ({"messages": ["hi"]}, ["turn 1 of 'messages' is a text"]),
         ({"messages": [ASK, {"role": "assistant"}]}, ["turn 2 of 'messages' has no 'content'", "(its keys: 'role')"]),
         ({"messages": [ASK, turn("assistant", None)]}, ["'content' of turn 2 of 'messages' is null"]),  # type: ignore[arg-type]
-        ({"messages": [ASK, turn("tool", "x")]}, ["turn 2 of 'messages' has the unknown role 'tool'", "human"]),
+        ({"messages": [ASK, turn("robot", "x")]}, ["turn 2 of 'messages' has the unknown role 'robot'", "human"]),
         ({"messages": [SAY, ASK]}, ["roles out of order: turn 1 is the assistant's, expected the user's"]),
         ({"messages": [ASK, SAY, SAY]}, ["turn 3 is the assistant's"]),
         ({"messages": [turn("system", "S"), ASK, ASK]}, ["turn 3 is the user's, expected the assistant's"]),
@@ -164,7 +164,6 @@ ASK, SAY = turn("user", "a"), turn("assistant", "b")
         ({"messages": [ASK, SAY], "expected": "x"}, ["column 'expected' is a text"]),
         ({"messages": [ASK, SAY], "expected": [7]}, ["an entry of 'expected' is a number"]),
         ({"conversations": [{"from": "human"}]}, ["turn 1 of 'conversations' has no 'value'"]),
-        ({"conversations": [{"from": "function_call", "value": "x"}]}, ["'function_call'", "tool calls"]),
         ({"text": None}, ["column 'text' is null"]),
         ({"article": "A", "highlights": 1}, ["column 'highlights' is a number"]),
         ({"instruction": "A", "instances": "x"}, ["column 'instances' is a text", 'such as [{"input"']),
@@ -228,6 +227,6 @@ def test_a_few_empty_answers_are_left_out_and_counted_many_are_a_fault() -> None
     bad = BadRows()
     assert len(read(rows, bad=bad)) == 199
     assert len(read(rows, bad=bad)) == 199
-    assert bad.notices == ["f.json: 1 row of 200 left out, the answer is empty: f.json: row 200"]
+    assert bad.said() == ["f.json: 1 row of 200 left out, the answer is empty: f.json: row 200"]
     with pytest.raises(DataError, match=r"f\.json: row 20: the answer is empty, as in 1 of 20 rows"):
         read(rows[-20:])

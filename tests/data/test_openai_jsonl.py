@@ -194,7 +194,7 @@ CHAT_PROBLEMS: dict[str, tuple[dict[str, Any], str, dict[str, Any] | None]] = {
     ),
     "missing or wrong value": (
         chat(("robot", "a"), SAY),
-        "3: turn 1: the role is 'robot', expected one of system, user, assistant, tool",
+        "3: turn 1: the role is 'robot', expected one of system, user, assistant, tool, function",
         None,
     ),
     "other keys": (chat(("user", "x"), SAY, id=3), "3: other keys than messages: 'id'", chat(("user", "x"), SAY)),
@@ -210,6 +210,12 @@ CHAT_PROBLEMS: dict[str, tuple[dict[str, Any], str, dict[str, Any] | None]] = {
     ),
     "roles out of order": (chat(ASK, ASK, SAY), "3: turn 2 is the user's, after the user", None),
     "empty turn": (chat(("user", "x"), ("assistant", " ")), "3: turn 2, the assistant's, is empty", None),
+    "refused by training": (
+        {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "b", "weight": 0}]},
+        "3: turn 2 of 'messages' has 'weight', which cannot be honoured; "
+        "every answer is trained on: take the row out, or the key",
+        None,
+    ),
     "row stands twice": (CHATS[0], "3: the same as line 1", None),
     "row too long": (
         chat(("user", "x" * 65_000), ("assistant", "y")), "3: 65,001 characters, expected at most 65,000", None,
@@ -225,7 +231,9 @@ def test_a_problem_of_a_chat(tmp_path: Path, name: str) -> None:
         (name, text)
     ]
     assert list(found.rows) == CHATS + ([repaired] if repaired else [])
-    assert (found.problems[0].kind.repair is None) == (name in ("missing or wrong value", "roles out of order"))
+    assert (found.problems[0].kind.repair is None) == (
+        name in ("missing or wrong value", "roles out of order", "refused by training")
+    )
 
 
 @pytest.mark.parametrize(
@@ -250,15 +258,54 @@ def test_what_only_a_person_can_mend_in_a_chat(tmp_path: Path, row: dict[str, An
     assert list(found.rows) == CHATS
 
 
-def test_a_chat_with_tool_calls_is_clean(tmp_path: Path) -> None:
-    call = {"id": "1", "type": "function", "function": {"name": "time", "arguments": "{}"}}
-    turns = [
+def calling(arguments: str = "{}", answered: str = "1") -> list[dict[str, Any]]:
+    call = {"id": "1", "type": "function", "function": {"name": "time", "arguments": arguments}}
+    return [
         {"role": "user", "content": "When?"},
         {"role": "assistant", "content": None, "tool_calls": [call]},
-        {"role": "tool", "tool_call_id": "1", "content": "noon"},
+        {"role": "tool", "tool_call_id": answered, "content": "noon"},
         {"role": "assistant", "content": "At noon."},
     ]
-    assert checked(tmp_path, [{"messages": turns, "tools": []}]).problems == ()
+
+
+def test_a_chat_with_tool_calls_is_clean(tmp_path: Path) -> None:
+    assert checked(tmp_path, [{"messages": calling(), "tools": [{"name": "time"}]}]).problems == ()
+
+
+def test_a_call_in_the_older_form_is_kept_and_its_descriptions_are_noted(tmp_path: Path) -> None:
+    turns = calling()
+    turns[1] = {"role": "assistant", "content": None, "function_call": {"name": "time", "arguments": "{}"}}
+    turns[2] = {"role": "function", "name": "time", "content": "noon"}
+    row = {"messages": turns, "functions": [{"name": "time"}]}
+    found = checked(tmp_path, [row])
+    assert (found.problems, list(found.rows)) == ((), [row])
+    assert found.notes[-1] == (
+        "rows with the older key 'functions': 1; training reads 'tools'; "
+        "data.columns: {tools: functions} makes it read them"
+    )
+    data = DataArguments(train_file=str(found.path), columns={"tools": "functions"})
+    (read,) = load_splits(data, "chat", do_eval=False).train
+    assert [tool["function"]["name"] for tool in read.tools] == ["time"]
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        (
+            {"messages": [*calling()[:3], calling()[3] | {"reasoning_content": "Hm."}]},
+            "turn 4 of 'messages' has 'reasoning_content', which cannot be honoured; thoughts are not kept apart",
+        ),
+        ({"messages": calling("{a}")}, "'arguments' of call 1 of turn 2 of 'messages':1:2: invalid JSON"),
+        ({"messages": calling(answered="7")}, "'tool_call_id' of turn 3 of 'messages' is '7'; expected the id of a"),
+        ({"messages": calling(), "tools": ["time"]}, "tool 1 of column 'tools' is a text; expected a list of tools"),
+    ],
+)
+def test_calls_that_training_would_refuse(tmp_path: Path, row: dict[str, Any], text: str) -> None:
+    found = checked(tmp_path, [*CHATS, row])
+    assert [problem.kind.name for problem in found.problems] == ["refused by training"]
+    assert said(found)[0].startswith(f"3: {text}")
+    with pytest.raises(DataError, match=r"t\.jsonl:3: "):
+        load_splits(DataArguments(train_file=str(found.path)), "chat", do_eval=False)
 
 
 def test_notes(tmp_path: Path) -> None:
@@ -275,12 +322,6 @@ def test_notes(tmp_path: Path) -> None:
     )
     many = [pair(f"prompt {number}", f"answer {number}") for number in range(100)]
     assert len(checked(tmp_path, many, "many.jsonl").notes) == 1  # only how they end
-
-
-def test_a_weight_of_zero_is_noted(tmp_path: Path) -> None:
-    row = chat(ASK, SAY)
-    row["messages"][1]["weight"] = 0
-    assert "rows with an answer of weight 0: 1; neuralbot trains on it all the same" in checked(tmp_path, [row]).notes
 
 
 def test_the_keys_tell_the_form_unless_it_is_given(tmp_path: Path) -> None:

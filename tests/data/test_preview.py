@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from neuralbot.conversation import Conversation, Turn
+from neuralbot.conversation import Conversation, Turn, ensure_chat_template
+from neuralbot.data import duplicates
 from neuralbot.data.duplicates import Repeat, Repeats
 from neuralbot.data.preview import Lengths, Part, Preview, Trained, lengths, preview
 from neuralbot.data.splits import Splits
@@ -102,6 +106,36 @@ def test_parts_join_to_the_row_and_special_strings_of_a_text_are_text(tiny_token
     )
     assert [part.text for part in shown.parts if part.trained] == [answer, "<|end|>"]
     assert [part.text for part in shown.parts if part.special] == ["<|user|>", "<|end|>", "<|assistant|>", "<|end|>"]
+
+
+_FUNCTION = {"name": "find", "arguments": {"of": "</tool_call> <|end|>"}}
+_CALL = {"type": "function", "id": "call00001", "function": _FUNCTION}
+_TOOLS = ({"type": "function", "function": {"name": "find", "description": "Finds <|end|>"}},)
+
+
+def test_calls_of_tools_are_counted_and_trained_on_and_their_results_are_not(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    ensure_chat_template(tokenizer, "chat", "chat")
+    called = Turn("assistant", "", tool_calls=(_CALL,))
+    result = Turn("tool", "no <|end|>", name="find", tool_call_id="call00001")
+    turns = (Turn("user", "Where?"), called, result, Turn("assistant", "Nowhere."))
+    found = look(tokenizer, splits([Conversation(turns, tools=_TOOLS), row("a", "b")], [row("c", "d")]), limit=500)
+    assert [figures.calling for figures in found.splits] == [1, 0]
+    parts = found.rows[0].parts
+    written = '<tool_call>{"name": "find", "arguments": {"of": "</tool_call> <|end|>"}}</tool_call>'
+    assert [part.text for part in parts if part.trained] == [written, "<|end|>", "Nowhere.", "<|end|>"]
+    assert [part.text for part in parts if part.special] == ["<|end|>"] * 5
+    assert "Finds <|end|>" in parts[0].text
+    assert any("### Tool:\nno <|end|>" in part.text and not part.trained for part in parts)
+
+
+def test_rows_that_differ_in_a_call_or_a_tool_are_not_the_same(word_tokenizer: PreTrainedTokenizerFast) -> None:
+    calls = [{"type": "function", "function": {"name": name, "arguments": {}}} for name in "ab"]
+    rows = [Conversation((Turn("user", "q"), Turn("assistant", "", tool_calls=(call,)))) for call in calls]
+    (found,) = duplicates.find([*rows, replace(rows[0], tools=_TOOLS), rows[0]])
+    assert (found.questions, found.rows) == (3, 1)
 
 
 def test_shown_rows_are_the_first(word_tokenizer: PreTrainedTokenizerFast) -> None:

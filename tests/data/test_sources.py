@@ -9,11 +9,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neuralbot.data import sources, strict_json
-from neuralbot.data.sources import read_rows
+from neuralbot.data import sources, strict_json, text_files
+from neuralbot.data.bad_rows import BadRows
 from neuralbot.errors import DataError
 
 ROWS = [{"instruction": "Add 1, 2", "output": 'three "3"'}, {"instruction": "Grüße\nzwei Zeilen", "output": "ok 😀"}]
+
+
+def read_rows(path: Path) -> list[strict_json.Row]:
+    return list(sources.rows(path, BadRows()))
 
 
 def lines_of(rows: list[dict[str, object]]) -> str:
@@ -153,7 +157,7 @@ def test_faults_are_named_with_their_place(tmp_path: Path, name: str, content: s
 def test_missing_file_folder_and_broken_archive(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         read_rows(tmp_path / "none.json")
-    with pytest.raises(DataError, match="is a folder"):
+    with pytest.raises(DataError, match=r"is a folder without rows; expected files of the kinds \.json, \.jsonl"):
         read_rows(tmp_path)
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress((GOOD + "\n").encode() * 50)[:-12])
     with pytest.raises(DataError, match=r"cut\.jsonl\.gz: cannot be read"):
@@ -165,7 +169,6 @@ def test_missing_file_folder_and_broken_archive(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.txt", "a.jsonl.gz"])
 def test_rows_are_held_to_a_size(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "ROW_LIMIT_BYTES", 1000)
     monkeypatch.setattr(strict_json, "ROW_LIMIT_BYTES", 1000)
     row = '{"a": "' + "x" * 2000 + '"}'
     content = {"a.json": f"[{GOOD},\n{row}]", "a.csv": "a\ny\n" + "x" * 2000}.get(name, f"{GOOD}\n{row}\n")
@@ -176,7 +179,7 @@ def test_rows_are_held_to_a_size(tmp_path: Path, name: str, monkeypatch: pytest.
 def test_a_cell_may_be_long_but_not_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = "x" * 200_000  # over the default limit of the csv library
     assert read_rows(write(tmp_path / "a.csv", f'a\n"{long}"\n')) == [{"a": long}]
-    monkeypatch.setattr(sources, "ROW_LIMIT_BYTES", 1000)
+    monkeypatch.setattr(strict_json, "ROW_LIMIT_BYTES", 1000)
     with pytest.raises(DataError, match=r":2: the row is larger"):
         read_rows(write(tmp_path / "b.csv", 'a\n"' + "x\n" * 2000 + '"\n'))
 
@@ -185,7 +188,7 @@ def test_a_cell_may_be_long_but_not_without_end(tmp_path: Path, monkeypatch: pyt
 def test_an_archive_that_unpacks_without_end_is_refused(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "_BOMB_BYTES", 100_000)
+    monkeypatch.setattr(text_files, "_BOMB_BYTES", 100_000)
     with pytest.raises(DataError, match="more than 100 times its size"):
         read_rows(write(tmp_path / name, b" \n" * 1_000_000))
 
@@ -240,3 +243,110 @@ def test_the_damaged_line_is_the_one_reported(tmp_path: Path, line: int) -> None
     for ending, name in (("\n", "a.jsonl"), ("\r\n", "a.jsonl"), ("\n", "a.jsonl.gz")):
         with pytest.raises(DataError, match=rf":{line}:12: invalid JSON"):
             read_rows(write(tmp_path / name, b"\xef\xbb\xbf" + ending.join(rows).encode()))
+
+
+# Rows that cannot be used
+
+
+def skipping(path: Path, most: int = 100) -> tuple[list[strict_json.Row], BadRows]:
+    bad = BadRows("skip", most)
+    return list(sources.rows(path, bad)), bad
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        ("a.jsonl", b'{"a": x}'),
+        ("a.jsonl", b'{"a": "caf\xe9"}'),
+        ("a.jsonl", b'{"a": "\x00"}'),
+        ("a.jsonl", b'{"a": NaN}'),
+        ("a.jsonl", b"[1]"),
+        ("a.json", b'{"a": "\\ud800"}'),
+        ("a.txt", b"caf\xe9"),
+        ("a.csv", b"x,y"),
+        ("a.tsv", b"x\ty"),
+    ],
+)
+def test_a_bad_row_is_skipped_with_its_line_and_the_rows_around_it_stay(
+    tmp_path: Path, name: str, bad: bytes, line_end: str, packed: str
+) -> None:
+    head, good = (b"a\n", b"%d") if name[2] in "ct" and name != "a.txt" else (b"", b'{"a": "%d"}')
+    body = b"".join((bad if number in (3, 8) else good % number) + b"\n" for number in range(10))
+    path = write(tmp_path / (name + packed), b"\xef\xbb\xbf" + (head + body).replace(b"\n", line_end.encode()))
+    rows, found = skipping(path)
+    assert len(rows) == 8
+    first = 1 + len(head.splitlines())
+    assert [row.line for row in rows] == [number + first for number in range(10) if number not in (3, 8)]
+    places = [row.problem.removeprefix(f"{path}:").split(":")[0] for row in found.found]
+    assert places == [str(3 + first), str(8 + first)]
+    assert all(row.row for row in found.found)
+    with pytest.raises(DataError, match=rf":{3 + first}:"):
+        read_rows(path)
+    with pytest.raises(DataError, match=r"more than 1 bad rows, the limit of data\.max_bad_rows"):
+        skipping(path, most=1)
+
+
+def test_a_line_that_is_too_long_is_skipped_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strict_json, "ROW_LIMIT_BYTES", 1000)
+    path = write(tmp_path / "a.jsonl", f'{GOOD}\n{{"a": "{"x" * 5000}"}}\n{GOOD}\n')
+    rows, bad = skipping(path)
+    assert [row.line for row in rows] == [1, 3]
+    assert len(bad.found) == 1 and "a.jsonl:2: the row is larger" in bad.found[0].problem
+    path = write(tmp_path / "b.jsonl", f'{GOOD}\n{{"a": "{"x" * 5000}')
+    assert [row.line for row in skipping(path)[0]] == [1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", 'a,b\n1,2\n3,"x\n5,6\n'),
+        ("a.csv", b"a\nx\ncaf\xe9\n"),
+        ("a.json", '[{"a": 1} {"a": 2}]'),
+        ("a.json", b'[{"a": 1},\n{"a": "\xe9"}]'),
+        ("a.json", '[{"a": 1},\n{"a" 2}]'),
+        ("a.jsonl", "x".encode("utf-16")),
+        ("a.parquet", "PAR1"),
+    ],
+)
+def test_a_fault_that_hides_the_rows_behind_it_is_never_skipped(
+    tmp_path: Path, name: str, content: str | bytes
+) -> None:
+    with pytest.raises(DataError) as stopped:
+        read_rows(write(tmp_path / name, content))
+    with pytest.raises(DataError) as skipped:
+        skipping(tmp_path / name)
+    assert str(skipped.value) == str(stopped.value)
+
+
+def test_a_file_of_bad_rows_has_none_that_are_usable(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.jsonl: has no rows: 0 usable of 3"):
+        skipping(write(tmp_path / "a.jsonl", "x\n" * 3))
+
+
+def test_rows_read_again_are_set_aside_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", f"{GOOD}\nx\n")
+    bad = BadRows("skip", most=1)
+    for _ in range(3):
+        assert len(list(sources.rows(path, bad))) == 1
+    assert len(bad.found) == 1
+
+
+def test_a_folder_is_all_its_files_by_name(tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    for name, text in (
+        ("b.jsonl", '{"a": "3"}\n'),
+        ("a/z.csv", "a\n1\n"),
+        ("a.txt", "2"),
+        ("README.md", "no rows"),
+        (".cache/x.jsonl", "hidden"),
+        (".x.jsonl", "hidden"),
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write(folder / name, text)
+    assert [path.relative_to(folder).as_posix() for path in sources.files(folder)] == ["a/z.csv", "a.txt", "b.jsonl"]
+    assert read_rows(folder) == [{"a": "1"}, {"text": "2"}, {"a": "3"}]
+    write(folder / "c.jsonl", "x\n")
+    with pytest.raises(DataError, match=r"rows/c\.jsonl:1:1: invalid JSON"):
+        read_rows(folder)

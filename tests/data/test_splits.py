@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ import pytest
 
 from neuralbot.arguments import DataArguments
 from neuralbot.conversation import Conversation
-from neuralbot.data.splits import Splits, load_splits
+from neuralbot.data import origins, splits
+from neuralbot.data.splits import Splits, Stream, load_splits
 from neuralbot.errors import DataError
 
 
@@ -23,7 +26,7 @@ def write(path: Path, content: list[dict[str, Any]]) -> str:
     return str(path)
 
 
-def questions(conversations: tuple[Conversation, ...]) -> list[str]:
+def questions(conversations: Iterable[Conversation]) -> list[str]:
     return [row.turns[0].content for row in conversations]
 
 
@@ -176,3 +179,183 @@ def test_no_training_rows_is_an_error(tmp_path: Path) -> None:
     data = DataArguments(validation_file=write(tmp_path / "a.jsonl", rows(0, 3)))
     with pytest.raises(DataError, match=r"give data\.train_file or data\.dataset_name"):
         load_splits(data, "completion", do_eval=True)
+
+
+# Several sources
+
+
+def mixed(folder: Path, weights: tuple[float | None, float | None], **more: Any) -> DataArguments:
+    """Two sources, of 40 and 20 rows; the second a folder of two files."""
+    first = write(folder / "first.jsonl", rows(0, 40))
+    write(folder / "second" / "a.jsonl", rows(100, 110))
+    write(folder / "second" / "b.jsonl", rows(110, 120))
+    entries = [{"path": first, "weight": weights[0]}, {"path": str(folder / "second"), "weight": weights[1]}]
+    return DataArguments(sources=entries, **more)
+
+
+def test_sources_without_weights_give_every_row_once(tmp_path: Path) -> None:
+    found = load_splits(mixed(tmp_path, (None, None)), "completion", do_eval=False)
+    assert sorted(questions(found.train)) == sorted(f"Question {n}" for n in (*range(40), *range(100, 120)))
+    assert found.used == {str(tmp_path / "first.jsonl"): 40, str(tmp_path / "second"): 20}
+    assert found.detected[1].startswith(f"{tmp_path / 'second'}: 2 files, 20 rows, read as Alpaca rows")
+    assert found.detected[2] == f"{tmp_path / 'first.jsonl'}: 40 of the 60 rows of an epoch (67%)"
+    assert set(found.fingerprint) == set(found.used)
+
+
+def test_weights_decide_the_shares_and_repetition_is_said(tmp_path: Path) -> None:
+    found = load_splits(mixed(tmp_path, (1, 1)), "completion", do_eval=False)
+    counts = Counter(questions(found.train))
+    assert found.used == {str(tmp_path / "first.jsonl"): 40, str(tmp_path / "second"): 40}
+    assert counts["Question 3"] == 1 and counts["Question 105"] == 2
+    assert found.detected[-1] == (
+        f"{tmp_path / 'second'}: 40 of the 80 rows of an epoch (50%, weight 1); each of its 20 rows 2.0 times"
+    )
+    limited = load_splits(mixed(tmp_path, (3, 1), max_train_samples=8), "completion", do_eval=False)
+    assert list(limited.used.values()) == [6, 2]
+
+
+def test_validation_rows_are_held_back_from_each_source(tmp_path: Path) -> None:
+    found = load_splits(mixed(tmp_path, (1, 1), validation_split_percentage=30), "completion", do_eval=True)
+    held_back = questions(found.validation)
+    assert len(held_back) == len(set(held_back))
+    assert any(len(question) == 12 for question in held_back)  # "Question 105"
+    assert any(len(question) < 12 for question in held_back)
+    assert not set(held_back) & set(questions(found.train))
+    assert set(held_back) | set(questions(found.train)) == {f"Question {n}" for n in (*range(40), *range(100, 120))}
+
+
+def test_weights_are_for_all_sources_or_for_none(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.sources: .*second has no weight, others have; give every source"):
+        load_splits(mixed(tmp_path, (1, None)), "completion", do_eval=False)
+    with pytest.raises(DataError, match=r"data\.sources: give every source a weight"):
+        load_splits(mixed(tmp_path, (None, None), streaming=True), "completion", do_eval=False)
+
+
+def test_a_source_of_the_hub_is_read_with_its_split(tmp_path: Path) -> None:
+    write(tmp_path / "set" / "train.jsonl", rows(0, 5))
+    write(tmp_path / "set" / "test.jsonl", rows(5, 8))
+    name, cache = str(tmp_path / "set"), str(tmp_path / "cache")
+    data = DataArguments(sources=[{"name": name}, {"name": name, "split": "test"}], dataset_cache_directory=cache)
+    found = load_splits(data, "completion", do_eval=False)
+    assert sorted(questions(found.train)) == [f"Question {n}" for n in range(8)]
+    assert found.used == {f"{name}/train": 5, f"{name}/test": 3}
+
+
+# Bad rows
+
+
+def test_bad_rows_are_skipped_counted_and_kept(tmp_path: Path) -> None:
+    name = write(tmp_path / "a.jsonl", [*rows(0, 5), {"instruction": 5, "output": "x"}, *rows(5, 9)])
+    with Path(name).open("a") as file:
+        file.write("no json\n")
+    with pytest.raises(DataError, match=r"a\.jsonl:11:1: invalid JSON"):  # columns are looked for before fields
+        load_splits(DataArguments(train_file=name), "completion", do_eval=False)
+    found = load_splits(DataArguments(train_file=name, on_bad_row="skip"), "completion", do_eval=False)
+    assert len(tuple(found.train)) == 9
+    assert {row.row for row in found.bad.found} == {'{"instruction": 5, "output": "x"}', "no json\n"}
+    assert found.notices[-1].startswith(f"2 bad rows were skipped (data.on_bad_row), the first: {name}:")
+    with pytest.raises(DataError, match=r"more than 1 bad rows, the limit of data\.max_bad_rows"):
+        load_splits(DataArguments(train_file=name, on_bad_row="skip", max_bad_rows=1), "completion", do_eval=False)
+
+
+# Streamed
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (3.0, 1.0)])
+def test_a_stream_gives_what_memory_would_hold(tmp_path: Path, weights: tuple[float, float]) -> None:
+    arguments: dict[str, Any] = {
+        "validation_split_percentage": 20,
+        "test_file": write(tmp_path / "test.jsonl", rows(3, 4)),
+    }
+    whole = load_splits(mixed(tmp_path, weights, **arguments), "completion", do_eval=True)
+    found = load_splits(mixed(tmp_path, weights, **arguments, streaming=True), "completion", do_eval=True)
+    assert isinstance(found.train, Stream)
+    assert list(found.train) == list(found.train) == list(whole.train)
+    assert sorted(questions(found.validation)) == sorted(questions(whole.validation))
+    assert found.fingerprint == whole.fingerprint
+    assert found.train.count() == len(tuple(whole.train))
+    assert found.train.used == whole.used
+
+
+def test_of_a_stream_no_more_is_read_than_the_validation_rows_need(tmp_path: Path) -> None:
+    name = write(tmp_path / "a.jsonl", rows(0, 3000))
+    with Path(name).open("a") as file:
+        file.write("no json\n")
+    data = DataArguments(train_file=name, validation_split_percentage=50, max_eval_samples=20, streaming=True)
+    found = load_splits(data, "completion", do_eval=True)  # the end of the file is not reached
+    assert isinstance(found.train, Stream)
+    assert len(found.validation) == 20
+    assert len(found.train.head()) == splits.SAMPLE_ROWS
+    assert found.detected[0].startswith(f"{name}: read while training, read as Alpaca rows")
+    with pytest.raises(DataError, match=r"a\.jsonl:3001"):
+        found.train.count()
+
+
+def test_the_default_number_of_streamed_validation_rows_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(splits, "STREAMED_EVAL_ROWS", 30)
+    data = DataArguments(
+        train_file=write(tmp_path / "a.jsonl", rows(0, 500)), validation_split_percentage=50, streaming=True
+    )
+    found = load_splits(data, "completion", do_eval=True)
+    assert len(found.validation) == 30
+    assert found.notices == ("data.max_eval_samples is not set: of the streamed rows the first 30 are validated on",)
+
+
+def test_a_stream_tells_what_held_out_rows_it_gives_away(tmp_path: Path) -> None:
+    names = [write(tmp_path / f"{start}.jsonl", rows(start, start + 10)) for start in (0, 7, 9)]
+    data = DataArguments(train_file=names[0], validation_file=names[1], test_file=names[2], streaming=True)
+    found = load_splits(data, "completion", do_eval=True)
+    assert isinstance(found.train, Stream)
+    assert "8 of 10 test rows ask what the validation rows ask too: their scores may flatter" in found.notices
+    assert found.train.notices() == []
+    found.train.count()
+    assert found.train.notices() == [
+        "3 questions of the held-out rows are asked by training rows too: their scores may flatter"
+    ]
+
+
+def test_nothing_held_back_from_a_stream_is_an_error(tmp_path: Path) -> None:
+    name = write(tmp_path / "a.jsonl", rows(0, 3))
+    with pytest.raises(DataError, match="validation_split_percentage=1 holds back none of the rows; raise it"):
+        load_splits(
+            DataArguments(train_file=name, validation_split_percentage=1, streaming=True), "completion", do_eval=True
+        )
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_files_that_are_large_beside_the_memory_are_streamed_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: str
+) -> None:
+    import gzip
+
+    path = Path(write(tmp_path / "a.jsonl", rows(0, 50)))
+    if packed:
+        content = path.read_bytes()
+        path = tmp_path / "a.jsonl.gz"
+        path.write_bytes(gzip.compress(content))
+    size = path.stat().st_size * (origins._PACKED if packed else 1)
+    for memory, streamed in ((size * splits.SHARE_OF_MEMORY, False), (size * splits.SHARE_OF_MEMORY - 32, True)):
+        machine = splits.hardware.Hardware("", "", 1, 1, memory, False, False)
+        monkeypatch.setattr(splits.hardware, "probe", lambda machine=machine: machine)
+        found = load_splits(DataArguments(train_file=str(path)), "completion", do_eval=False)
+        assert isinstance(found.train, Stream) == streamed
+        assert any("more than 1/32 of the memory" in notice for notice in found.notices) == streamed
+        assert sorted(questions(found.train)) == sorted(f"Question {n}" for n in range(50))
+
+
+def test_rows_appended_later_move_none_of_a_stream(tmp_path: Path) -> None:
+    before, after = (
+        load_splits(
+            DataArguments(
+                train_file=write(tmp_path / "a.jsonl", rows(0, count)), validation_split_percentage=20, streaming=True
+            ),
+            "completion",
+            do_eval=True,
+        )
+        for count in (200, 300)
+    )
+    # the file of both is the longer one by now; what was held back before is what counts
+    assert set(questions(before.validation)) <= set(questions(after.validation))
+    assert not set(questions(before.validation)) & set(questions(after.train))

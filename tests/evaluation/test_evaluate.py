@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from neuralbot.arguments import EvaluationArguments
-from neuralbot.conversation import Conversation, Turn, encode_prompt
+from neuralbot.conversation import Conversation, Turn, encode_prompt, ensure_chat_template
 from neuralbot.engines.protocol import Sampling
 from neuralbot.errors import DataError, GenerationError
 from neuralbot.evaluation.evaluate import (
@@ -108,6 +109,32 @@ def test_chat_asks_each_turn_with_a_fact_after_the_gold_history(tiny_tokenizer: 
     assert found.samples[0].prompt == history
     assert found.samples[1].prompt.startswith(history + "\nassistant: You are Ann.\nuser: town?")
     assert found.notices == ("1 of 3 test rows have no expected answer and were not scored",)
+
+
+def test_a_call_of_a_tool_is_shown_but_not_scored(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    ensure_chat_template(tokenizer, "chat", "chat")
+    call = {"type": "function", "function": {"name": "find", "arguments": {"bag": 7}}}
+    called = (Turn("user", "bag <7>?"), Turn("assistant", "", tool_calls=(call,)), Turn("tool", "Anna"))
+    tools = ({"type": "function", "function": {"name": "find", "description": "finds a bag"}},)
+    rows = [
+        Conversation((*called, Turn("assistant", "Anna has it.")), tools=tools),
+        Conversation(called[:2], tools=tools),
+    ]
+    engine = TableEngine(tokenizer, {"<7>": "Anna has it."})
+    found = evaluate(engine, rows, EvaluationArguments(metric="exact_match"), "chat")
+    assert (found.scores, found.n) == ({"exact_match": 1.0}, 1)
+    assert found.notices == ("1 of 2 test rows have no expected answer and were not scored",)
+    shown = 'user: bag <7>?\nassistant: {"name": "find", "arguments": {"bag": 7}}\ntool: Anna'
+    assert found.samples[0].prompt == shown
+    assert engine.batches == [[len(encode_prompt(tokenizer, called, tools))]]
+
+
+def test_blanks_that_the_style_writes_before_an_answer_are_not_of_it(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    ensure_chat_template(tokenizer, "completion", "question_answer_headings")
+    found = evaluate(TableEngine(tokenizer, {"<01>": "  answer 1"}), ROWS[1:2], EvaluationArguments(), "completion")
+    assert found.samples[0].answer == " answer 1"
 
 
 def test_rouge_gives_all_four_scores(tiny_tokenizer: PreTrainedTokenizerBase) -> None:

@@ -127,7 +127,7 @@ def test_the_preview_of_a_recipe_that_has_run_needs_no_hub(
     assert len(hub.log) == asked
 
 
-PREVIEWS = {"alpaca": "data/alpaca/train.json: 12000 rows, ", "code": f"{CODE}/train: 40 rows, ",
+PREVIEWS = {"alpaca": "data/alpaca/train.json: 12,000 rows, ", "code": f"{CODE}/train: 40 rows, ",
             "summarization": f"{NEWS}/3.0.0/train: 32 rows, "}  # fmt: skip
 
 
@@ -139,6 +139,21 @@ def test_a_preview_downloads_no_weights(name: str, command: Command, hub: Hub, t
     assert shown.status == 0, shown.err
     assert PREVIEWS[name] in shown.out
     assert not [request for request in hub.log[asked:] if request.path.endswith(".safetensors")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("revision", "count"), [("main", 40), ("v1", 15)])
+def test_sources_of_a_mixture_have_revisions_of_their_own(revision: str, count: int, command: Command) -> None:
+    mixture = "data.dataset_name=", f"data.sources=[{{name: {CODE}, revision: {revision}}}]"
+    shown = command("neuralbot", "data", "preview", "llama2-7b-code", *mixture)
+    assert shown.status == 0, shown.err
+    assert f"{CODE}/train: {count} rows, " in shown.out
+
+
+@pytest.mark.slow
+def test_rows_are_streamed_from_the_hub(command: Command, hub: Hub, tmp_path: Path) -> None:
+    streamed = "data.streaming=true", "data.dataset_revision=v1"
+    check_run(tmp_path, finetune(command, tmp_path, "llama2-7b-summarization", *streamed), hub, NEWS_SPLITS)
 
 
 @pytest.mark.slow

@@ -115,21 +115,24 @@ REFUSALS = {
         "data.dataset_name=someone/nothing",
     ),
     "unknown revision of the data set": rows(
-        f"{CODE_SET} has no revision 'v9': give a branch, tag or commit of it as data.dataset_revision",
+        f"{CODE_SET} has no revision 'v9': give a branch, tag or commit of it as data.dataset_revision "
+        "(revision in data.sources)",
         "data.dataset_revision=v9",
     ),
     "unknown configuration": rows(
-        f"the data set {NEWS} has no configuration '9.9.9': set data.dataset_config_name to one of 1.0.0, 3.0.0",
+        f"the data set {NEWS} has no configuration '9.9.9': set data.dataset_config_name (config in "
+        "data.sources) to one of 1.0.0, 3.0.0",
         f"data.dataset_name={NEWS}",
         "data.dataset_config_name='9.9.9'",
     ),
     "no configuration chosen": rows(
-        f"the data set {NEWS} has several configurations: set data.dataset_config_name to one of 1.0.0, 3.0.0",
+        f"the data set {NEWS} has several configurations: set data.dataset_config_name (config in "
+        "data.sources) to one of 1.0.0, 3.0.0",
         f"data.dataset_name={NEWS}",
     ),
     "no training split": rows(
         f"the data set {TEST_ONLY} has no training split (its splits: test; expected one of train, train_sft); choose "
-        "another data.dataset_config_name",
+        "another data set or configuration of it",
         f"data.dataset_name={TEST_ONLY}",
     ),
     "rows offline, nothing in the cache": rows(

@@ -26,7 +26,6 @@ from transformers import (
 )
 
 from neuralbot.arguments import FinetuningArguments
-from neuralbot.data.tokenized import Tokenized
 from neuralbot.errors import ModelError
 from neuralbot.training import adapter
 from neuralbot.training.build import build_trainer, why_reference
@@ -71,7 +70,7 @@ def test_the_plain_trainer_tunes_what_the_fast_one_does_not_know(
         dataloader_pin_memory=False,
     )  # fmt: skip
     assert config.model_type in (why_reference(model, settings, longest_row=5) or "")
-    trainer = build_trainer(model, tiny_tokenizer, settings, Tokenized(ROWS, 0, ()), None, kernels="reference")
+    trainer = build_trainer(model, tiny_tokenizer, settings, ROWS, None, kernels="reference")
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[-1] < losses[0]

@@ -15,7 +15,6 @@ from transformers import TrainingArguments
 
 from neuralbot import hardware
 from neuralbot.arguments import FinetuningArguments
-from neuralbot.data.tokenized import Tokenized
 from neuralbot.errors import ModelError, TrainingDiverged
 from neuralbot.kernels.frozen import can_prepack
 from neuralbot.training import adapter
@@ -26,7 +25,6 @@ from neuralbot.training.trainer import Collator, MetricsCallback, perplexity
 ROWS = [{"input_ids": [5, 6, 7, 8, 9][: 2 + i % 4], "labels": [-100, 6, 7, 8, 9][: 2 + i % 4]} for i in range(24)]
 
 
-DATA = Tokenized(ROWS, 0, ())
 Kernels = Literal["fast", "reference"]
 both = pytest.mark.parametrize("kernels", ["fast", "reference"])
 
@@ -63,7 +61,7 @@ def test_training_lowers_the_loss_and_counts_tokens(
 ) -> None:
     model = adapter.add_lora(copy_of(tiny_model), FinetuningArguments(lora_all_linear=True), seed=1)
     records: list[dict[str, Any]] = []
-    trainer = build_trainer(model, tiny_tokenizer, arguments(tmp_path, max_steps=30), DATA, None, kernels=kernels)
+    trainer = build_trainer(model, tiny_tokenizer, arguments(tmp_path, max_steps=30), ROWS, None, kernels=kernels)
     trainer.add_callback(MetricsCallback(trainer, records.append))
     trainer.train()
     losses = [record["loss"] for record in records if "loss" in record]
@@ -81,7 +79,7 @@ def test_adapter_is_fp32_on_a_bf16_base_and_all_of_it_moves(
     trained = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
     assert trained
     assert {value.dtype for value in trained.values()} == {torch.float32}
-    trainer = build_trainer(model, tiny_tokenizer, arguments(tmp_path, bf16=True), DATA, None, kernels=kernels)
+    trainer = build_trainer(model, tiny_tokenizer, arguments(tmp_path, bf16=True), ROWS, None, kernels=kernels)
     trainer.train()
     after = dict(model.named_parameters())
     unmoved = [name for name, value in trained.items() if torch.equal(value, after[name])]
@@ -98,7 +96,7 @@ def test_a_loss_that_is_not_a_number_stops_before_any_weight_changes(
         model.model.norm.weight[0] = float("nan")
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     trainer = build_trainer(
-        model, tiny_tokenizer, arguments(tmp_path, logging_steps=5), DATA, None, kernels="reference"
+        model, tiny_tokenizer, arguments(tmp_path, logging_steps=5), ROWS, None, kernels="reference"
     )
     with pytest.raises(TrainingDiverged, match=r"step 1.*learning_rate"):
         trainer.train()
@@ -115,7 +113,7 @@ def test_a_bad_adapter_stops_the_run_before_any_weight_changes(
     with torch.no_grad():
         bad[0] = float("nan")
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
-    trainer = build_trainer(model, tiny_tokenizer, arguments(tmp_path), DATA, None, kernels=kernels)
+    trainer = build_trainer(model, tiny_tokenizer, arguments(tmp_path), ROWS, None, kernels=kernels)
     with pytest.raises(TrainingDiverged, match="step 1"):
         trainer.train()
     assert all(torch.equal(value, before[name]) or value is bad for name, value in model.named_parameters())
@@ -131,9 +129,7 @@ def test_fast_and_plain_train_alike_for_60_steps(tiny_model: Any, tiny_tokenizer
         settings = arguments(
             tmp_path / kernels, max_steps=60, bf16=True, gradient_accumulation_steps=2, learning_rate=2e-3
         )
-        trainer = build_trainer(
-            model, tiny_tokenizer, settings, Tokenized(rows, 0, ()), Tokenized(rows[:10], 0, ()), kernels=kernels
-        )
+        trainer = build_trainer(model, tiny_tokenizer, settings, rows, rows[:10], kernels=kernels)
         trainer.train()
         curves[kernels] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         held_out[kernels] = trainer.evaluate()["eval_loss"]
@@ -151,7 +147,7 @@ def test_the_best_checkpoint_is_loaded_back_into_the_fast_path(
         tmp_path, max_steps=8, learning_rate=10.0, lr_scheduler_type="constant", eval_strategy="steps", eval_steps=2,
         save_strategy="steps", save_steps=2, load_best_model_at_end=True,
     )  # fmt: skip
-    trainer = build_trainer(model, tiny_tokenizer, settings, DATA, DATA, kernels="fast")
+    trainer = build_trainer(model, tiny_tokenizer, settings, ROWS, ROWS, kernels="fast")
     trainer.train()
     losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
     assert len(set(losses)) > 1
@@ -162,7 +158,7 @@ def test_plain_peft_loads_what_the_fast_path_trained(tiny_model: Any, tiny_token
     from peft import PeftModel
 
     model = adapter.add_lora(copy_of(tiny_model), FinetuningArguments(lora_dropout=0.0), seed=1)
-    trainer = build_trainer(model, tiny_tokenizer, arguments(tmp_path), DATA, None, kernels="fast")
+    trainer = build_trainer(model, tiny_tokenizer, arguments(tmp_path), ROWS, None, kernels="fast")
     trainer.train()
     trainer.save_model(str(tmp_path / "run"))
     ids = torch.arange(12)[None]
@@ -191,7 +187,7 @@ def test_what_the_fast_trainer_cannot_do_is_said(
 @both
 def test_released_weights_are_gone(tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path, kernels: Kernels) -> None:
     model = adapter.add_lora(copy_of(tiny_model), FinetuningArguments(), seed=1)
-    trainer = build_trainer(model, tiny_tokenizer, arguments(tmp_path), DATA, None, kernels=kernels)
+    trainer = build_trainer(model, tiny_tokenizer, arguments(tmp_path), ROWS, None, kernels=kernels)
     trainer.train()
     weights = [weakref.ref(parameter) for parameter in model.parameters() if not parameter.requires_grad]
     trainer.release()
@@ -204,7 +200,7 @@ def test_released_weights_are_gone(tiny_model: Any, tiny_tokenizer: Any, tmp_pat
 def test_checkpoints_hold_no_pickle(tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path, kernels: Kernels) -> None:
     model = adapter.add_lora(copy_of(tiny_model), FinetuningArguments(), seed=1)
     settings = arguments(tmp_path, save_strategy="steps", save_steps=3)
-    build_trainer(model, tiny_tokenizer, settings, DATA, None, kernels=kernels).train()
+    build_trainer(model, tiny_tokenizer, settings, ROWS, None, kernels=kernels).train()
     files = [path.name for path in (tmp_path / "checkpoint-3").iterdir()]
     assert "adapter_model.safetensors" in files
     assert not [name for name in files if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
@@ -217,7 +213,7 @@ def test_the_same_seed_gives_the_same_weights(
     def train(seed: int) -> torch.Tensor:
         model = adapter.add_lora(copy_of(tiny_model), FinetuningArguments(), seed=seed)
         settings = arguments(tmp_path / str(seed), seed=seed)
-        build_trainer(model, tiny_tokenizer, settings, DATA, None, kernels=kernels).train()
+        build_trainer(model, tiny_tokenizer, settings, ROWS, None, kernels=kernels).train()
         return torch.cat([value.flatten() for value in model.parameters() if value.requires_grad])
 
     first = train(7)
