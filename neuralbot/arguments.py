@@ -100,6 +100,9 @@ class DataArguments:
     )
     preprocessing_num_workers: int | None = field(default=None, metadata=_says("Processes for tokenising."))
     test_file: str | None = field(default=None, metadata=_says("Held-out rows, scored before and after tuning."))
+    dataset_revision: str | None = field(
+        default=None, metadata=_says("Branch, tag or commit of the data set on the hub; null: its main branch.")
+    )
     prompt_style: str | None = field(
         default=None,
         metadata=_says(

@@ -340,6 +340,7 @@ def _manifest(prepared: Prepared) -> dict[str, Any]:
         "base_model": {
             "name": name,
             "parameters": prepared.model.num_parameters(),
+            "commit": getattr(prepared.model.config, "_commit_hash", None),
             "weights_sha256": weights_sha256(Path(modeling.resolve_model(name))),
         },
         "prompt_style": prepared.prompt_style,

@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from neuralbot import hub
 from neuralbot.arguments import ModelArguments, ServingArguments
 from neuralbot.errors import ModelError
 
@@ -99,22 +100,47 @@ def resolve_model(name: str) -> str:
     return name
 
 
+def local_folder(
+    source: str,
+    *,
+    weights: bool,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | None = None,
+) -> Path:
+    """The folder that `source` is loaded from; what a Hugging Face name stands for is downloaded into the cache.
+
+    weights: the weights too, not only config and tokenizer. Raises ModelError.
+    """
+    place = resolve_model(source)
+    if Path(place).is_dir():
+        return Path(place)
+    with hub.in_plain_words("model", source, revision, ModelError):
+        return loading(
+            f"the model {source}",
+            lambda: hub.download_model(source, weights=weights, revision=revision, token=token, cache_dir=cache_dir),
+        )
+
+
+def note_origin(model: PreTrainedModel, source: str, folder: Path) -> None:
+    """Let adapters of a downloaded model name the hub's name and commit, not the folder of the cache."""
+    if resolve_model(source) != str(folder):
+        model.name_or_path = model.config.name_or_path = source
+        model.config._commit_hash = folder.name
+
+
 def load_tokenizer(
     source: str, *, revision: str | None = None, token: str | None = None, cache_dir: str | None = None
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a model or run. Raises ModelError."""
+    folder = local_folder(source, weights=False, revision=revision, token=token, cache_dir=cache_dir)
     prepare_transformers()
     from transformers import AutoTokenizer
 
-    place = resolve_model(source)
-    folder = Path(place)
-    if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise ModelError(f"{place} has no tokenizer: expected one of {', '.join(TOKENIZER_FILES)} in it")
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise ModelError(f"{source} has no tokenizer: expected one of {', '.join(TOKENIZER_FILES)} in it")
     tokenizer: PreTrainedTokenizerBase = loading(
-        f"the tokenizer of {source}",
-        lambda: AutoTokenizer.from_pretrained(
-            place, trust_remote_code=False, revision=revision or "main", token=token, cache_dir=cache_dir
-        ),
+        f"the tokenizer of {source}", lambda: AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     )
     return tokenizer
 
@@ -124,18 +150,16 @@ def row_limit(args: ModelArguments, max_seq_length: int) -> int:
 
     Raises ModelError.
     """
+    source = args.model_name_or_path or ""
+    folder = local_folder(
+        source, weights=False, revision=args.model_revision, token=args.token, cache_dir=args.cache_dir
+    )
+    check_config(folder, source)
     prepare_transformers()
     from transformers import AutoConfig
 
-    source = args.model_name_or_path or ""
-    place = resolve_model(source)
-    if Path(place).is_dir():
-        check_config(Path(place), source)
     config = loading(
-        f"the config of {source}",
-        lambda: AutoConfig.from_pretrained(
-            place, trust_remote_code=False, revision=args.model_revision, token=args.token, cache_dir=args.cache_dir
-        ),
+        f"the config of {source}", lambda: AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     )
     return min(max_seq_length, context_length(config) or max_seq_length)
 
@@ -161,23 +185,15 @@ def load_base(
 
     Raises ModelError, also when a tensor is missing or has another shape than the config says.
     """
+    folder = local_folder(source, weights=True, revision=revision, token=token, cache_dir=cache_dir)
     prepare_transformers()
     from transformers import AutoModelForCausalLM
 
-    place = resolve_model(source)
-    if Path(place).is_dir():
-        check_folder(Path(place), source)
+    check_folder(folder, source)
     model, report = loading(
         f"the model {source}",
         lambda: AutoModelForCausalLM.from_pretrained(
-            place,
-            dtype=dtype,
-            trust_remote_code=False,
-            use_safetensors=True,
-            revision=revision or "main",
-            token=token,
-            cache_dir=cache_dir,
-            output_loading_info=True,
+            str(folder), dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True
         ),
     )
     # transformers fills missing tensors with random numbers and only warns: such a model answers nonsense.
@@ -186,6 +202,7 @@ def load_base(
             f"the model {source} is incomplete: {len(missing)} tensors are missing or have another shape than its "
             f"config.json says ({', '.join(missing[:10])}); get the model again"
         )
+    note_origin(model, source, folder)
     loaded: PreTrainedModel = model.eval()
     return loaded
 
@@ -204,18 +221,21 @@ def load_for_chat(
     Adapters are merged into their base. The tokenizer is the one named, else the adapter's, else the model's.
     Raises ModelError.
     """
-    place = resolve_model(source)
-    adapter = Path(resolve_model(peft_path)) if peft_path else None
+    place = local_folder(source, weights=True, token=token, cache_dir=cache_dir)
+    adapter = local_folder(peft_path, weights=True, token=token, cache_dir=cache_dir) if peft_path else None
     base, revision = source, None
-    if (Path(place) / ADAPTER_CONFIG).is_file():
+    if (place / ADAPTER_CONFIG).is_file():
         if adapter:
             raise ModelError(f"{source} is an adapter: peft_path={peft_path} cannot go on top of it; give one of them")
-        adapter = Path(place)
+        adapter = place
         base, revision = _base_of(adapter)
-    home = adapter or Path(place)
+    home = adapter or place
     has_tokenizer = any((home / name).is_file() for name in TOKENIZER_FILES)
     tokenizer = load_tokenizer(
-        tokenizer_source or (str(home) if has_tokenizer else base), token=token, cache_dir=cache_dir
+        tokenizer_source or (str(home) if has_tokenizer else base),
+        revision=None if tokenizer_source else revision,
+        token=token,
+        cache_dir=cache_dir,
     )
     if adapter is None:
         model = load_base(base, dtype, token=token, cache_dir=cache_dir)
@@ -357,7 +377,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def check_folder(folder: Path, source: str) -> None:
     check_config(folder, source)
     if not any(folder.glob("*.safetensors")):
-        raise ModelError(f"{folder} has no *.safetensors{_pickle_advice(folder)}")
+        raise ModelError(f"{source} has no *.safetensors{_pickle_advice(folder)}")
 
 
 def check_config(folder: Path, source: str) -> None:
@@ -365,12 +385,12 @@ def check_config(folder: Path, source: str) -> None:
         hint = "rebuild it with `python -m neuralbot.pretrain recipes/seedling.yaml`" if source == SEEDLING else (
             "expected a model folder (config.json, *.safetensors) or a finished run folder"
         )  # fmt: skip
-        raise ModelError(f"{folder} has no config.json; {hint}")
+        raise ModelError(f"{folder if source == SEEDLING else source} has no config.json; {hint}")
 
 
 def _pickle_advice(folder: Path) -> str:
     if not any(any(folder.glob(pattern)) for pattern in PICKLES):
-        return "; get the model again, or give another folder"
+        return "; only this format is read: get the model again, or give another one"
     return (
         ", only pickled weights, which can run code when opened and are refused; where you trust them, "
         "load them once with transformers and write them anew with save_pretrained"

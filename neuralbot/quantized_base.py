@@ -33,8 +33,9 @@ def load_quantized(
 
     Raises ModelError, also when the files do not hold exactly the model's tensors.
     """
+    folder = modeling.local_folder(source, weights=True, revision=revision, token=token, cache_dir=cache_dir)
+    modeling.check_folder(folder, source)
     modeling.prepare_transformers()
-    folder = _folder(source, revision, token, cache_dir)
     model = modeling.loading(f"the model {source}", lambda: _skeleton(folder, dtype))
     linear = _linear_layers(model)
     places = _places(model)
@@ -50,23 +51,9 @@ def load_quantized(
             model.set_submodule(owner, quantize(layer))
     if missing:
         raise _mismatch(source, f"it lacks {len(missing)} tensors ({', '.join(sorted(missing)[:5])})")
+    modeling.note_origin(model, source, folder)
     hardware.return_freed_memory()
     return model.eval()
-
-
-def _folder(source: str, revision: str | None, token: str | None, cache_dir: str | None) -> Path:
-    place = modeling.resolve_model(source)
-    if not Path(place).is_dir():
-        from huggingface_hub import snapshot_download
-
-        place = modeling.loading(
-            f"the model {source}",
-            lambda: snapshot_download(
-                place, revision=revision, token=token, cache_dir=cache_dir, allow_patterns=["*.json", "*.safetensors"]
-            ),
-        )
-    modeling.check_folder(Path(place), source)
-    return Path(place)
 
 
 def _skeleton(folder: Path, dtype: torch.dtype) -> PreTrainedModel:

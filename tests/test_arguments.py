@@ -76,6 +76,7 @@ def test_arguments_have_the_fields_and_defaults_of_neural_chat() -> None:
     own = {
         arguments.DataArguments: {
             "test_file": None,
+            "dataset_revision": None,
             "columns": None,
             "prompt_style": None,
             "sources": None,

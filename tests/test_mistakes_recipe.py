@@ -233,6 +233,8 @@ MISTAKES = [
             ("  validation_file: held_out.json\n", "  dataset_name: a/b\n")),
     Mistake("config without data set", line(7, "belongs to dataset_name"),
             ("finetuning:\n", "  dataset_config_name: a\nfinetuning:\n")),
+    Mistake("revision without data set", line(7, "data.dataset_revision: belongs to dataset_name"),
+            ("finetuning:\n", "  dataset_revision: v1\nfinetuning:\n")),
     Mistake("nothing to evaluate on", line(11, "training.eval_strategy",
             "set data.validation_file or data.validation_split_percentage"),
             ("  validation_file: held_out.json\n", "")),

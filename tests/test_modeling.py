@@ -176,7 +176,10 @@ def lose_a_tensor(folder: Path) -> None:
 
 BROKEN_MODELS: dict[str, tuple[Any, str]] = {
     "no config": (remove("config.json"), "has no config.json"),
-    "no weights": (remove("model.safetensors"), r"has no \*.safetensors; get the model again"),
+    "no weights": (
+        remove("model.safetensors"),
+        r"has no \*.safetensors; only this format is read: get the model again",
+    ),
     "pickle": (only_pickle, "pickled weights.*refused"),
     "no tokenizer": (remove("tokenizer.json"), "has no tokenizer"),
     "cut weights": (lambda folder: (folder / "model.safetensors").write_bytes(b"\x00" * 20), "cannot load the model"),

@@ -153,3 +153,13 @@ def test_settings_that_lose_against_another_are_noted(folder: Path) -> None:
         "command line: training.num_train_epochs: has no effect: max_steps is set",
         "command line: finetuning.bits: 16: weights keep 32 bits, or small steps would be lost; bf16 computes in 16",
     )
+
+
+def test_revisions_belong_to_the_hub(folder: Path) -> None:
+    (folder / "set").mkdir()
+    rows = "data.train_file=", "data.dataset_name=set", "data.dataset_revision=v1"
+    loaded = load(MINIMAL, *rows)
+    assert loaded.notices == (
+        "command line: data.dataset_revision: has no effect: dataset_name is a folder, revisions are of the hub",
+    )
+    assert load(MINIMAL, rows[0], "data.dataset_name=owner/set", rows[2]).notices == ()

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from neuralbot.arguments import SourceArguments
 from neuralbot.conversation import Conversation
-from neuralbot.data import formats, sources
+from neuralbot.data import formats, hub_rows, sources
 from neuralbot.data.bad_rows import BadRows
 from neuralbot.data.formats import Format
-from neuralbot.data.sources import HubRows
+from neuralbot.data.hub_rows import HubRows
 from neuralbot.data.strict_json import Row
 from neuralbot.errors import DataError
 
@@ -195,7 +195,7 @@ class _Finder:
         limits = {"train": data.max_train_samples, "validation": data.max_eval_samples}
         if data.validation_split_percentage:
             limits.pop("train")  # what is held back has to come out of all rows
-        asked = SourceArguments(name=name, config=data.dataset_config_name)
+        asked = SourceArguments(name=name, config=data.dataset_config_name, revision=data.dataset_revision)
         present = self._present(asked)
         found = {role: next((known for known in _HUB_NAMES[role] if known in present), None) for role in roles}
         if "train" in found and found["train"] is None:
@@ -217,7 +217,8 @@ class _Finder:
         return self._hub(asked, split, None)
 
     def _present(self, asked: SourceArguments) -> list[str]:
-        return sources.hub_splits(str(asked.name), asked.config, asked.revision, self._token)
+        cache_dir = self._data.dataset_cache_directory
+        return hub_rows.hub_splits(str(asked.name), asked.config, asked.revision, self._token, cache_dir)
 
     def _no_training_split(self, asked: SourceArguments, present: Sequence[str]) -> DataError:
         return DataError(
@@ -227,7 +228,7 @@ class _Finder:
 
     def _hub(self, asked: SourceArguments, split: str, limit: int | None) -> Origin:
         name, cache_dir = str(asked.name), self._data.dataset_cache_directory
-        rows = sources.load_hub(
+        rows = hub_rows.load_hub(
             name, asked.config, split, asked.revision, cache_dir, self._token, self._data.streaming, limit=limit
         )
         label = f"{name}/{asked.config}/{split}" if asked.config else f"{name}/{split}"

@@ -1,15 +1,14 @@
-"""Files and hub data sets -> rows: dictionaries from column to value, each with the line it began in.
+"""Files -> rows: dictionaries from column to value, each with the line it began in.
 
 Every fault of a file becomes a DataError that names file, line and column, the text there, what was expected and what
 to do. Nothing is repaired or left out on the quiet, except a byte order mark and blank lines. No reader holds more than
 a few rows, however large the file.
 
-Does not: know what columns mean (`formats`), split (`splits`), run data set scripts.
+Does not: know what columns mean (`formats`), split (`splits`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import os
 import zlib
@@ -65,71 +64,6 @@ def _rows_of_file(path: Path, bad: BadRows) -> Iterator[Row]:
         unusable = bad.found[before:]
         first = f"; the first: {unusable[0].problem}" if unusable else ""
         fail(path, f"has no rows: 0 usable of {len(unusable)}{first}", "give a file with at least one row")
-
-
-class HubRows:
-    """The rows of one split of a hub data set; each iteration reads them anew, from the disk or from the hub."""
-
-    def __init__(self, name: str, config: str | None, split: str, loaded: Any) -> None:
-        self._name, self._config, self._split, self._loaded = name, config, split, loaded
-
-    def __iter__(self) -> Iterator[Row]:
-        row = None
-        with _hub_errors(self._name, self._config, self._split):
-            for row in self._loaded:
-                yield Row(row)
-        if row is None:
-            what = f"the data set {self._name}, split {self._split!r}, has no rows"
-            raise DataError(f"{what}; choose another split or data set")
-
-
-def load_hub(
-    name: str,
-    config: str | None,
-    split: str,
-    revision: str | None,
-    cache_dir: str | None,
-    token: str | None,
-    streaming: bool,
-    *,
-    limit: int | None = None,
-) -> HubRows:
-    """The rows (the first `limit`) of one split of a hub data set, or of a local folder in that layout.
-
-    streaming: they are fetched while they are read, instead of all beforehand. Data set scripts are never run: only
-    json, csv, parquet and text files are read. Raises DataError, here or while reading.
-    """
-    import datasets
-
-    with _hub_errors(name, config, split):
-        loaded = datasets.load_dataset(
-            name, config, split=split, revision=revision, cache_dir=cache_dir, token=token, streaming=streaming
-        )
-        return HubRows(name, config, split, loaded if limit is None else loaded.take(limit))
-
-
-def hub_splits(name: str, config: str | None, revision: str | None, token: str | None) -> list[str]:
-    """The names of the splits that a hub data set or local folder has. Raises DataError."""
-    import datasets
-
-    with _hub_errors(name, config):
-        return [str(split) for split in datasets.get_dataset_split_names(name, config, revision=revision, token=token)]
-
-
-@contextlib.contextmanager
-def _hub_errors(name: str, config: str | None, split: str = "") -> Iterator[None]:
-    """Turns what the `datasets` library raises into a DataError with a next step."""
-    from datasets.exceptions import DatasetsError
-
-    try:
-        yield
-    except (DatasetsError, OSError, ValueError, RuntimeError, LookupError) as error:
-        what = f"the data set {name}" + (f" ({config})" if config else "") + (f", split {split!r}," if split else "")
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(
-            f"{what} cannot be loaded: {reason}; check data.dataset_name and data.dataset_config_name, the network, "
-            "and for a gated data set model.token; or give files with data.train_file"
-        ) from error
 
 
 # One reader for each kind of file

@@ -103,8 +103,9 @@ def _rows(draft: Draft) -> Found:
 
 
 def _data_set_config(draft: Draft) -> Found:
-    if draft.given("data.dataset_config_name") and not draft.given("data.dataset_name"):
-        yield "data.dataset_config_name", "belongs to dataset_name, which is not set"
+    for key in ("data.dataset_config_name", "data.dataset_revision"):
+        if draft.given(key) and not draft.given("data.dataset_name"):
+            yield key, "belongs to dataset_name, which is not set"
 
 
 def _two_validations(draft: Draft) -> Found:
@@ -161,6 +162,13 @@ def _steps(draft: Draft) -> Found:
         number = draft.value(f"training.{key}")
         if number is not None and number > 1 and number != int(number):
             yield f"training.{key}", f"{number} is neither a whole number of steps nor a share of all steps below 1"
+
+
+def _revisions(draft: Draft) -> Found:
+    pairs = ("model.model_revision", "model.model_name_or_path"), ("data.dataset_revision", "data.dataset_name")
+    for key, place in pairs:
+        if draft.given(key) and draft.given(place) and Path(draft.value(place)).is_dir():
+            yield key, f"has no effect: {place.partition('.')[2]} is a folder, revisions are of the hub"
 
 
 def _epochs_lose(draft: Draft) -> Found:
@@ -367,4 +375,4 @@ _RULES = (
     *(_precision, _device, _row_readers, _optimizer, _trackers),
     *(_full_finetune, _full_and_qlora, _qlora_on_gpu, _lora_targets, _metric, _sampling, _output_folder),
 )
-_REMARKS = (_epochs_lose, _bits_16)
+_REMARKS = (_revisions, _epochs_lose, _bits_16)

@@ -33,6 +33,7 @@ def add_lora(model: PreTrainedModel, finetuning: FinetuningArguments, seed: int)
         lora_dropout=finetuning.lora_dropout,
         target_modules="all-linear" if finetuning.lora_all_linear else targets,
         bias="none",
+        revision=getattr(model.config, "_commit_hash", None),  # of a base from the hub, whose branches move
     )
     try:
         adapted: PeftModel = get_peft_model(model, config)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import transformers
+from peft import PeftModel
 from torch import nn
 from transformers import TrainerCallback
 
@@ -74,7 +75,10 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]  # the library is not
         # The stock method also writes training_args.bin, a pickle.
         target = Path(output_dir or self.args.output_dir)
         target.mkdir(parents=True, exist_ok=True)
-        self.accelerator.unwrap_model(self.model).save_pretrained(target, state_dict=state_dict)
+        model = self.accelerator.unwrap_model(self.model)
+        # Left to itself, peft asks the hub whether the vocabulary has grown, and asks about the wrong revision.
+        options = {"save_embedding_layers": False} if isinstance(model, PeftModel) else {}
+        model.save_pretrained(target, state_dict=state_dict, **options)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(target)
 

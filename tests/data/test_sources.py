@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from neuralbot.data import sources, strict_json, text_files
 from neuralbot.data.bad_rows import BadRows
-from neuralbot.data.sources import hub_splits, load_hub
 from neuralbot.errors import DataError
 
 ROWS = [{"instruction": "Add 1, 2", "output": 'three "3"'}, {"instruction": "Grüße\nzwei Zeilen", "output": "ok 😀"}]
@@ -351,30 +350,3 @@ def test_a_folder_is_all_its_files_by_name(tmp_path: Path) -> None:
     write(folder / "c.jsonl", "x\n")
     with pytest.raises(DataError, match=r"rows/c\.jsonl:1:1: invalid JSON"):
         read_rows(folder)
-
-
-# The hub, by a local folder in the layout of a data set
-
-
-def test_hub_rows_from_a_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "set"
-    folder.mkdir()
-    write(folder / "train.jsonl", lines_of(ROWS))
-    write(folder / "test.jsonl", lines_of(ROWS[:1]))
-    cache = str(tmp_path / "cache")
-    assert sorted(hub_splits(str(folder), None, None, None)) == ["test", "train"]
-    assert list(load_hub(str(folder), None, "train", None, cache, None, False)) == ROWS
-    assert list(load_hub(str(folder), None, "train", None, cache, None, False, limit=1)) == ROWS[:1]
-    assert list(load_hub(str(folder), None, "train", None, cache, None, True, limit=9)) == ROWS
-    with pytest.raises(DataError, match=r"split 'dev', cannot be loaded.*data\.dataset_name"):
-        load_hub(str(folder), None, "dev", None, cache, None, False)
-
-
-def test_hub_scripts_are_never_run(tmp_path: Path) -> None:
-    folder = tmp_path / "evil"
-    folder.mkdir()
-    marker = tmp_path / "ran"
-    write(folder / "evil.py", f"open({str(marker)!r}, 'w')\n")
-    with pytest.raises(DataError, match=r"evil.*cannot be loaded"):
-        load_hub(str(folder), None, "train", None, str(tmp_path / "cache"), None, False)
-    assert not marker.exists()
