@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from neuralbot.conversation import Conversation, Turn, encode
 from neuralbot.errors import ModelError
 from tests.families import FAMILIES
-from tests.test_families import (
+from tests.test_template_families import (
     AGAIN,
     ASKED,
     CALLED,
