@@ -1,6 +1,6 @@
 """The command `neuralbot <verb>`: reads the command line, calls the verb's module, prints, exits.
 
-The verbs finetune, chat and data have modules of their own that read the rest of the line; they are imported when asked
+The verbs of FORWARDED have modules of their own that read the rest of the line; they are imported when asked
 for, so that `neuralbot --help` stays quick. Exit codes are those of errors.py; 130 after Ctrl-C.
 """
 
@@ -22,6 +22,7 @@ from neuralbot.errors import RecipeError, UsageError
 FORWARDED: dict[str, tuple[str, str]] = {
     "finetune": ("neuralbot.finetune", "tune a model by a recipe: neuralbot finetune RECIPE [section.key=value ...]"),
     "chat": ("neuralbot.terminal", "chat with a tuned model: neuralbot chat RUN"),
+    "itrex": ("neuralbot.itrex.commands", "the archived package itself, as an engine: neuralbot itrex setup"),
     "data": ("neuralbot.data_commands", "look at rows before training: neuralbot data preview RECIPE, data check FILE"),
 }
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from neuralbot import hardware
 from neuralbot import recipe as recipes
 from neuralbot.command import run as run_command
+from neuralbot.itrex import ENGINE_HELP, ENGINES
 from neuralbot.progress import progress
 from neuralbot.recipe import Recipe
 
@@ -81,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("recipe", help="path of a recipe, or the name of a shipped one (`neuralbot recipes list`)")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values that replace the recipe's")
     parser.add_argument("--output-dir", metavar="DIR", help="run folder, instead of training.output_dir")
+    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help=f"{ENGINE_HELP} (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and the plan, then stop")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -101,7 +103,12 @@ def _command(arguments: argparse.Namespace) -> int:
             console.out(f"# note: {notice}", highlight=False)
         return 0
     modeling.hide_loading_bars()
-    run(recipe, console)
+    if arguments.engine == "itrex":
+        from neuralbot.itrex import engine
+
+        engine.finetune(recipe, console)
+    else:
+        run(recipe, console)
     return 0
 
 

@@ -228,7 +228,7 @@ def load_for_chat(
         if adapter:
             raise ModelError(f"{source} is an adapter: peft_path={peft_path} cannot go on top of it; give one of them")
         adapter = place
-        base, revision = _base_of(adapter)
+        base, revision = base_of(adapter)
     home = adapter or place
     has_tokenizer = any((home / name).is_file() for name in TOKENIZER_FILES)
     tokenizer = load_tokenizer(
@@ -241,7 +241,7 @@ def load_for_chat(
         model = load_base(base, dtype, token=token, cache_dir=cache_dir)
     else:
         model = _with_adapter(adapter, base, dtype, revision, token, cache_dir)
-    return LoadedModel(model, tokenizer, _read_serving(home), base)
+    return LoadedModel(model, tokenizer, read_serving(home), base)
 
 
 def merged(model: PreTrainedModel | PeftModel, dtype: torch.dtype) -> PreTrainedModel:
@@ -342,7 +342,7 @@ def _fit_vocabulary(base: PreTrainedModel, stored: dict[str, list[int]]) -> None
         base.resize_token_embeddings(rows, mean_resizing=False)
 
 
-def _base_of(adapter: Path) -> tuple[str, str | None]:
+def base_of(adapter: Path) -> tuple[str, str | None]:
     config = _read_json(adapter / ADAPTER_CONFIG)
     name, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not isinstance(name, str) or not name:
@@ -353,7 +353,7 @@ def _base_of(adapter: Path) -> tuple[str, str | None]:
     return name, revision if isinstance(revision, str) else None
 
 
-def _read_serving(folder: Path) -> dict[str, Any]:
+def read_serving(folder: Path) -> dict[str, Any]:
     path = folder / SERVING
     if not path.is_file():
         return {}

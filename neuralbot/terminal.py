@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from neuralbot.errors import GenerationError, NeuralbotError, UsageError
+from neuralbot.itrex import ENGINE_HELP, ENGINES
 from neuralbot.textstream import NO_CONTROLS
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ Ctrl-C         stop the answer that is being written; at the prompt: leave"""
 def main(argv: Sequence[str]) -> int:
     """Load the model that `argv` names and chat until the input ends. Raises NeuralbotError."""
     options = _parser().parse_args(argv)
+    if options.engine == "itrex":
+        from neuralbot.itrex import engine
+
+        return engine.chat(options.model, options.adapter)
     chatbot = _load(options)
     session = Session(chatbot, _sampling(chatbot, options), options.system)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -176,6 +181,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Settings that are not given are those stored with the run.",
     )
     parser.add_argument("model", help='a run folder, a model folder, "seedling" or a Hugging Face name')
+    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help=f"{ENGINE_HELP} (default: %(default)s)")
     parser.add_argument("--adapter", metavar="DIR", help="folder of an adapter to put on the model")
     parser.add_argument("--system", metavar="TEXT", help='system message; "" for none')
     parser.add_argument("--temperature", type=float, metavar="T", help="0: always the likeliest token")

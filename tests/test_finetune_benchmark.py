@@ -116,7 +116,7 @@ def test_a_peer_without_its_environment(
     assert "pip install -r benchmarks/peers/trl-requirements.txt" in said
     assert "--trl-python" in said
     assert (methods.ROOT / "benchmarks" / "peers" / "trl-requirements.txt").is_file()
-    assert (methods.ROOT / "benchmarks" / "peers" / "itrex-requirements.txt").is_file()
+    assert (methods.ROOT / "neuralbot" / "itrex" / "requirements.txt").is_file()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,63 @@
+"""A model folder as the genuine package and transformers 4.41 expect it: the same weights, config files of 2024.
+
+The package takes a model for what letters in its path say, so the folder is called by the model's type.
+
+Does not: copy weights (the folder holds links), change the original.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+_REWRITTEN = ("config.json", "tokenizer_config.json")
+# Classes that only transformers 5 knows; to 4.41 they are what their file says.
+_TOKENIZERS = {"TokenizersBackend": "PreTrainedTokenizerFast"}
+
+
+def prepare(original: Path, work: Path) -> Path:
+    """Make the folder inside `work` and return it."""
+    config = _read(original / "config.json")
+    folder = work / f"{config.get('model_type', 'model')}-{original.name}"
+    folder.mkdir()
+    for file in original.iterdir():
+        if file.is_file() and file.name not in _REWRITTEN:
+            (folder / file.name).symlink_to(file.resolve())
+    _write(folder / "config.json", _old_config(config))
+    if (original / "tokenizer_config.json").is_file():
+        _write(folder / "tokenizer_config.json", _old_tokenizer(_read(original / "tokenizer_config.json")))
+    return folder
+
+
+def _old_config(config: dict[str, Any]) -> dict[str, Any]:
+    old = {
+        key: value for key, value in config.items() if key not in ("dtype", "rope_parameters", "quantization_config")
+    }
+    if "dtype" in config:
+        old["torch_dtype"] = config["dtype"]
+    rope = config.get("rope_parameters") or {}
+    if "rope_theta" in rope:
+        old["rope_theta"] = rope["rope_theta"]
+    if rope.get("rope_type", "default") != "default":
+        old["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
+    return old
+
+
+def _old_tokenizer(config: dict[str, Any]) -> dict[str, Any]:
+    old = {key: value for key, value in config.items() if key not in ("backend", "extra_special_tokens")}
+    old["tokenizer_class"] = _TOKENIZERS.get(config.get("tokenizer_class", ""), config.get("tokenizer_class"))
+    if more := config.get("extra_special_tokens"):
+        old["additional_special_tokens"] = more
+    # token_type_ids make a Llama's generate raise, and predict return None
+    old["model_input_names"] = ["input_ids", "attention_mask"]
+    return old
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
