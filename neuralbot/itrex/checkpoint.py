@@ -11,7 +11,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-_REWRITTEN = ("config.json", "tokenizer_config.json")
+from neuralbot.errors import ModelError
+
+_REWRITTEN = ("config.json", "tokenizer_config.json", "tokenizer.json")
 # Classes that only transformers 5 knows; to 4.41 they are what their file says.
 _TOKENIZERS = {"TokenizersBackend": "PreTrainedTokenizerFast"}
 
@@ -27,7 +29,19 @@ def prepare(original: Path, work: Path) -> Path:
     _write(folder / "config.json", _old_config(config))
     if (original / "tokenizer_config.json").is_file():
         _write(folder / "tokenizer_config.json", _old_tokenizer(_read(original / "tokenizer_config.json")))
+    if (original / "tokenizer.json").is_file():
+        _write(folder / "tokenizer.json", _old_merges(_read(original / "tokenizer.json")))
     return folder
+
+
+def _old_merges(tokenizer: dict[str, Any]) -> dict[str, Any]:
+    """tokenizers 0.19 reads a merge as one text with a blank between its parts."""
+    merges = tokenizer["model"].get("merges") or []
+    if not merges or isinstance(merges[0], str):
+        return tokenizer
+    if blank := next((pair for pair in merges if any(" " in part for part in pair)), None):
+        raise ModelError(f"the engine itrex cannot read this tokenizer: its merge {blank} has a blank in it")
+    return tokenizer | {"model": tokenizer["model"] | {"merges": [" ".join(pair) for pair in merges]}}
 
 
 def _old_config(config: dict[str, Any]) -> dict[str, Any]:
