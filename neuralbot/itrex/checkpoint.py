@@ -14,8 +14,6 @@ from typing import Any
 from neuralbot.errors import ModelError
 
 _REWRITTEN = ("config.json", "tokenizer_config.json", "tokenizer.json")
-# Classes that only transformers 5 knows; to 4.41 they are what their file says.
-_TOKENIZERS = {"TokenizersBackend": "PreTrainedTokenizerFast"}
 
 
 def prepare(original: Path, work: Path) -> Path:
@@ -28,7 +26,7 @@ def prepare(original: Path, work: Path) -> Path:
             (folder / file.name).symlink_to(file.resolve())
     _write(folder / "config.json", _old_config(config))
     if (original / "tokenizer_config.json").is_file():
-        _write(folder / "tokenizer_config.json", _old_tokenizer(_read(original / "tokenizer_config.json")))
+        _write(folder / "tokenizer_config.json", _old_tokenizer(_read(original / "tokenizer_config.json"), original))
     if (original / "tokenizer.json").is_file():
         _write(folder / "tokenizer.json", _old_merges(_read(original / "tokenizer.json")))
     return folder
@@ -58,9 +56,10 @@ def _old_config(config: dict[str, Any]) -> dict[str, Any]:
     return old
 
 
-def _old_tokenizer(config: dict[str, Any]) -> dict[str, Any]:
+def _old_tokenizer(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     old = {key: value for key, value in config.items() if key not in ("backend", "extra_special_tokens")}
-    old["tokenizer_class"] = _TOKENIZERS.get(config.get("tokenizer_class", ""), config.get("tokenizer_class"))
+    if not (folder / "tokenizer.model").is_file():  # or the package would look for one
+        old["tokenizer_class"] = "PreTrainedTokenizerFast"
     if more := config.get("extra_special_tokens"):
         old["additional_special_tokens"] = more
     # token_type_ids make a Llama's generate raise, and predict return None
