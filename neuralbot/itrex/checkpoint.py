@@ -2,7 +2,7 @@
 
 The package takes a model for what letters in its path say, so the folder is called by the model's type.
 
-Does not: copy weights (the folder holds links), change the original.
+Does not: change the original; the folder holds links to it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+from safetensors.torch import save_file
+
 from neuralbot.errors import ModelError
 
+_OUTPUT, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 _REWRITTEN = ("config.json", "tokenizer_config.json", "tokenizer.json")
 
 
@@ -27,9 +31,23 @@ def prepare(original: Path, work: Path) -> Path:
     _write(folder / "config.json", _old_config(config))
     if (original / "tokenizer_config.json").is_file():
         _write(folder / "tokenizer_config.json", _old_tokenizer(_read(original / "tokenizer_config.json"), original))
+    if config.get("tie_word_embeddings"):
+        _name_embedding(folder / "model.safetensors")
     if (original / "tokenizer.json").is_file():
         _write(folder / "tokenizer.json", _old_merges(_read(original / "tokenizer.json")))
     return folder
+
+
+def _name_embedding(weights: Path) -> None:
+    """Write the file anew where it has a tied embedding by its name at the output only: 4.41 looks for the other."""
+    if not weights.is_file():
+        return
+    with safe_open(weights, framework="pt") as file:
+        if _OUTPUT not in file.keys() or _EMBEDDING in file.keys():  # noqa: SIM118  # it is no dictionary
+            return
+        tensors = {_EMBEDDING if name == _OUTPUT else name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    weights.unlink()  # the link
+    save_file(tensors, weights, metadata={"format": "pt"})
 
 
 def _old_merges(tokenizer: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 
 from neuralbot import cli, recipe
 from neuralbot.conversation import Conversation, Turn
@@ -59,6 +60,18 @@ def test_a_checkpoint_of_today_in_the_form_of_2024(llama: Path, tmp_path: Path) 
     assert merges and all(isinstance(merge, str) and merge.count(" ") == 1 for merge in merges)
     assert (made / "model.safetensors").resolve() == (llama / "model.safetensors").resolve()
     assert json.loads((llama / "config.json").read_text()) == config
+
+
+def test_a_tied_embedding_gets_the_name_that_was_looked_for(llama: Path, tmp_path: Path) -> None:
+    config = json.loads((llama / "config.json").read_text())
+    (llama / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    tensors = load_file(llama / "model.safetensors")
+    embedding = tensors.pop("model.embed_tokens.weight")
+    save_file(tensors | {"lm_head.weight": embedding}, llama / "model.safetensors")
+    made = checkpoint.prepare(llama, tmp_path)
+    found = load_file(made / "model.safetensors")
+    assert found["model.embed_tokens.weight"].equal(embedding) and "lm_head.weight" not in found
+    assert "lm_head.weight" in load_file(llama / "model.safetensors")
 
 
 def test_rows_in_the_forms_that_the_package_reads(tmp_path: Path) -> None:
@@ -186,5 +199,7 @@ def test_the_genuine_package_trains_saves_and_answers(llama: Path, tmp_path: Pat
 @pytest.mark.slow
 def test_a_mistake_in_the_genuine_package_is_an_error(llama: Path, tmp_path: Path) -> None:
     loaded = recipe.load(write_recipe(tmp_path, llama, average_tokens_across_devices=False))
-    with pytest.raises(ModelError, match=r"the engine itrex failed.*unexpected keyword argument 'average_tokens_across_devices'"):
+    with pytest.raises(
+        ModelError, match=r"the engine itrex failed.*unexpected keyword argument 'average_tokens_across_devices'"
+    ):
         engine.finetune(loaded, Console(quiet=True))
