@@ -1,10 +1,10 @@
-"""The README's tables of results, made from committed files.
+"""The tables of results in the README and in docs/, made from committed files.
 
     python -m benchmarks.readme_table export runs/alpaca     one run -> benchmarks/results/recipe-alpaca.json
-    python -m benchmarks.readme_table update                 result files -> the tables in README.md
-    python -m benchmarks.readme_table check                  exit status 1 if README.md holds other tables
+    python -m benchmarks.readme_table update                 result files -> the tables
+    python -m benchmarks.readme_table check                  exit status 1 if a page holds other tables
 
-Each table stands in README.md between two marker lines. The form of a result file is in benchmarks/results/README.md.
+Each table stands in its page between two marker lines. The form of a result file is in benchmarks/results/README.md.
 Nothing is measured here: `neuralbot finetune` and `benchmarks.finetune` measure, this file copies and prints.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import large_data, speed_table
+from benchmarks import engines, large_data, speed_table
 from neuralbot.errors import NeuralbotError, RunFolderError, UsageError
 from neuralbot.training.records import read_json, write_json, write_text
 from neuralbot.training.run_folder import MANIFEST, RESULTS
@@ -70,33 +70,34 @@ TABLES: dict[str, tuple[str, Callable[[Sequence[Mapping[str, Any]]], str]]] = {
     "results": ("recipe-*.json", recipe_table),
     "speed": ("finetune-*.json", speed_table.table),
     "large": ("large-data.json", large_data.sentence),
+    "engines": ("engines.json", engines.table),
 }
+PAGES = {"README.md": ("results", "speed", "large"), "docs/itrex.md": ("engines",)}
 
 
-def update(readme: Path, results_dir: Path) -> bool:
-    """Puts the tables of the result files into the README; whether that changed it."""
-    old = _read(readme)
-    new = _with_tables(old, results_dir, readme)
-    if new != old:
-        write_text(readme, new)
-    return new != old
-
-
-def is_current(readme: Path, results_dir: Path) -> bool:
-    """Whether the README holds the tables of the result files."""
-    text = _read(readme)
-    return _with_tables(text, results_dir, readme) == text
+def outdated(root: Path, results_dir: Path) -> dict[Path, str]:
+    """The pages that do not hold the tables of the result files -> their text with them."""
+    found = {}
+    for name, tables in PAGES.items():
+        page = root / name
+        old = text = _read(page)
+        for table in tables:
+            pattern, made = TABLES[table]
+            text = _with_table(text, table, made(_load(results_dir, pattern)), page)
+        if text != old:
+            found[page] = text
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.readme_table", description="The README's tables.")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.readme_table", description="The tables of results.")
+    parser.add_argument("--root", type=Path, default=ROOT, metavar="DIR", help="where README.md and docs/ are")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", metavar="DIR")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("export", help="copy runs' results").add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    verbs.add_parser("update", help="write the tables into the README")
-    verbs.add_parser("check", help="exit 1 if the README's tables are not those of the result files")
+    verbs.add_parser("update", help="write the tables into their pages")
+    verbs.add_parser("check", help="exit 1 if a page's tables are not those of the result files")
     chosen = parser.parse_args(arguments)
     try:
         return _do(chosen)
@@ -110,14 +111,15 @@ def _do(chosen: argparse.Namespace) -> int:
         for path in _export_all(chosen.runs, chosen.results):
             print(path)
         return 0
-    if chosen.verb == "update":
-        print(f"{chosen.readme}: {'written' if update(chosen.readme, chosen.results) else 'no change'}")
-        return 0
-    if is_current(chosen.readme, chosen.results):
-        return 0
-    remedy = "run `python -m benchmarks.readme_table update`"
-    print(f"error: {chosen.readme} does not hold the tables of {chosen.results}; {remedy}", file=sys.stderr)
-    return 1
+    pages = outdated(chosen.root, chosen.results)
+    for page, text in pages.items():
+        if chosen.verb == "update":
+            write_text(page, text)
+            print(f"{page}: written")
+        else:
+            remedy = "run `python -m benchmarks.readme_table update`"
+            print(f"error: {page} does not hold the tables of {chosen.results}; {remedy}", file=sys.stderr)
+    return int(bool(pages) and chosen.verb == "check")
 
 
 def _export_all(runs: Iterable[Path], results_dir: Path) -> Iterable[Path]:
@@ -173,26 +175,20 @@ def _machine(result: Mapping[str, Any]) -> str:
     return ", ".join(fact for fact in facts if fact)
 
 
-def _with_tables(text: str, results_dir: Path, readme: Path) -> str:
-    for name, (pattern, table) in TABLES.items():
-        text = _with_table(text, name, table(_load(results_dir, pattern)), readme)
-    return text
-
-
-def _with_table(text: str, name: str, content: str, readme: Path) -> str:
+def _with_table(text: str, name: str, content: str, page: Path) -> str:
     first, last = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     before, begin, rest = text.partition(f"{first}\n")
     _, end, after = rest.partition(f"{last}\n")
     if not begin or not end or first in after:
-        raise UsageError(f"{readme} needs one line {first} and, below it, one line {last}")
+        raise UsageError(f"{page} needs one line {first} and, below it, one line {last}")
     return f"{before}{begin}\n{content}\n\n{end}{after}"
 
 
-def _read(readme: Path) -> str:
+def _read(page: Path) -> str:
     try:
-        return readme.read_text(encoding="utf-8")
+        return page.read_text(encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"cannot read {readme}: {error.strerror}") from error
+        raise UsageError(f"cannot read {page}: {error.strerror}") from error
 
 
 if __name__ == "__main__":

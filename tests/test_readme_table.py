@@ -12,6 +12,12 @@ from benchmarks import readme_table
 from neuralbot.training import run_folder
 
 SPEED = "<!-- speed:begin -->\n<!-- speed:end -->\n"
+ENGINES = {
+    "engines": {
+        name: {"seconds": {"train": 30}, "metrics": {"eval_loss": 5.25}, "losses": [[20, 5.9], [40, 5.3]]}
+        for name in ("neuralbot", "itrex")
+    }
+}
 LARGE = "<!-- large:begin -->\n<!-- large:end -->\n"
 README = f"# neuralbot\n\ntext above\n\n<!-- results:begin -->\n<!-- results:end -->\n\n{SPEED}{LARGE}text below é\n"
 
@@ -56,11 +62,14 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "results" / "finetune-llama-162m.json").write_text(json.dumps(speeds()))
     large = {"rows": 1000, "bytes": 2 * 10**9, "steps": 3, "runs": [{"peak_bytes": 4e8}, {"peak_bytes": 12e8}]}
     (tmp_path / "results" / "large-data.json").write_text(json.dumps(large))
+    (tmp_path / "results" / "engines.json").write_text(json.dumps(ENGINES))
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "itrex.md").write_text("<!-- engines:begin -->\n<!-- engines:end -->\n")
     return tmp_path
 
 
 def command(place: Path, *arguments: object) -> int:
-    options = ["--readme", place / "README.md", "--results", place / "results"]
+    options = ["--root", place, "--results", place / "results"]
     return readme_table.main([str(part) for part in (*options, *arguments)])
 
 
@@ -108,6 +117,12 @@ def test_memory_of_many_rows(place: Path) -> None:
     assert "1,000 rows (2.0 GB) took 0.40 GB of memory to preview, and 1.20 GB to train the first 3 steps" in (
         place / "README.md"
     ).read_text(encoding="utf-8")
+
+
+def test_engines_beside_each_other(place: Path) -> None:
+    assert command(place, "export", finished_run(place / "runs", "alpaca", "exact_match", 0.02, 0.871)) == 0
+    assert command(place, "update") == 0
+    assert "| itrex | 30 s | 5.900 | 5.300 | 5.250 |" in (place / "docs" / "itrex.md").read_text()
 
 
 def test_check_sees_an_edited_number(place: Path) -> None:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from neuralbot import modeling
 from neuralbot import recipe as recipes
 from neuralbot.arguments import ServingArguments
-from neuralbot.data.splits import Splits, load_splits
+from neuralbot.data.splits import Splits, Stream, load_splits
+from neuralbot.errors import DataError
 from neuralbot.itrex import checkpoint, environment, job, process, rows
 from neuralbot.progress import progress
 from neuralbot.training import run_folder
@@ -36,10 +37,13 @@ def finetune(recipe: Recipe, console: Console) -> Path:
     Raises as `neuralbot.finetune.run` does, and ModelError with what the package said where it failed.
     """
     environment.python()
+    job.refuse(recipe)
     console.print(f"note: {environment.WARNING}", highlight=False)
     output, task, model = Path(recipe.training["output_dir"]), recipe.finetuning.task, recipe.model
     run_folder.check(output, overwrite=recipe.overwrite_output_dir)
     splits = load_splits(recipe.data, task, do_eval=recipe.evaluates, token=model.token)
+    if isinstance(splits.train, Stream):
+        raise DataError(f"{splits.notices[0]}; the engine itrex cannot: give it fewer rows with data.max_train_samples")
     for line in (*splits.detected, *(f"note: {notice}" for notice in splits.notices)):
         console.print(line, highlight=False, markup=False)
     source = modeling.local_folder(
@@ -66,7 +70,7 @@ def finetune(recipe: Recipe, console: Console) -> Path:
 
 
 def _files(splits: Splits, task: str, work: Path) -> dict[str, Path]:
-    """The rows as files, by their use; of streamed ones the first."""
+    """The rows as files, by their use."""
     files = {}
     for role, kept in (("train", splits.sample()), ("validation", splits.validation)):
         if kept:

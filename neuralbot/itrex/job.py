@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuralbot.errors import UsageError
+
 if TYPE_CHECKING:
     from neuralbot.arguments import ServingArguments
     from neuralbot.recipe import Recipe
@@ -29,6 +31,20 @@ def finetune(recipe: Recipe, model: Path, files: dict[str, Path], questions: lis
         "peft_path": None if recipe.finetuning.full_finetune else str(output),
         "generation": generation(recipe.serving),
     }  # fmt: skip
+
+
+def refuse(recipe: Recipe) -> None:
+    """Raise UsageError for what the recipe asks and the package cannot do."""
+    asked = {
+        "data.prompt_style": (recipe.data.prompt_style, "the package writes prompts of its own"),
+        "data.streaming": (recipe.data.streaming, "its rows are handed over as files"),
+        "model.tokenizer_name": (recipe.model.tokenizer_name, "it takes the tokenizer of the model"),
+        "training.early_stopping_patience": (recipe.early_stopping_patience, "it trains to the end"),
+        "finetuning.device": (recipe.finetuning.device == "cuda", "it runs on the CPU here"),
+    }
+    for key, (value, reason) in asked.items():
+        if value:
+            raise UsageError(f"{key} cannot be honoured by the engine itrex: {reason}; leave it out")
 
 
 def training_arguments(recipe: Recipe, output: Path, *, evaluates: bool) -> dict[str, Any]:

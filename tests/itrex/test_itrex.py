@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from neuralbot import cli, recipe
 from neuralbot.conversation import Conversation, Turn
+from neuralbot.data import splits
 from neuralbot.errors import DataError, ModelError, ResourceError, UsageError
 from neuralbot.itrex import checkpoint, engine, environment, job, process, rows
 
@@ -103,6 +104,25 @@ def test_arguments_under_their_names_of_2024(llama: Path, tmp_path: Path) -> Non
     assert training["report_to"] == [] and training["use_cpu"] and training["do_train"] and not training["do_eval"]
     assert made["finetuning"]["lora_rank"] == 8 and "kernels" not in made["finetuning"]
     assert made["generation"]["max_new_tokens"] == 4
+
+
+@pytest.mark.parametrize(
+    "key", ["data.prompt_style=plain", "data.streaming=true", "finetuning.device=cuda", "model.tokenizer_name=seedling"]
+)
+def test_what_the_package_cannot_do_is_refused(
+    llama: Path, tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "python", lambda: Path(sys.executable))
+    with pytest.raises(UsageError, match=rf"{key.partition('=')[0]} cannot be honoured by the engine itrex"):
+        engine.finetune(recipe.load(write_recipe(tmp_path, llama), [key]), Console(quiet=True))
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_too_many_for_memory_are_refused(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "python", lambda: Path(sys.executable))
+    monkeypatch.setattr(splits, "SHARE_OF_MEMORY", 10**10)
+    with pytest.raises(DataError, match=r"they are streamed.*; the engine itrex cannot"):
+        engine.finetune(recipe.load(write_recipe(tmp_path, llama)), Console(quiet=True))
 
 
 def test_without_its_environment_the_engine_says_how_to_make_it(
