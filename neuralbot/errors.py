@@ -69,14 +69,14 @@ _CODE_OF_KEY: dict[str, int] = {
 
 
 class RecipeError(NeuralbotError):
-    """A recipe that cannot be used; `problems` lists all that is wrong with it, in file order."""
+    """A recipe (`subject`) that cannot be used; `problems` lists all that is wrong with it, in file order."""
 
     exit_status = 2
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[Problem], subject: str = "the recipe") -> None:
         self.problems = tuple(problems)
         count = len(self.problems)
-        head = f"the recipe has {count} problem{'s' if count != 1 else ''}:"
+        head = f"{subject} has {count} problem{'s' if count != 1 else ''}:"
         keys = (problem.key.rpartition(".")[2] for problem in self.problems)
         code = next((_CODE_OF_KEY[key] for key in keys if key in _CODE_OF_KEY), None)
         super().__init__("\n".join([head, *(f"  {problem}" for problem in self.problems)]), code=code)

@@ -1,0 +1,13 @@
+"""x"""
+
+
+class AutoModel: ...
+
+
+class AutoModelForCausalLM: ...
+
+
+class AutoModelForSeq2SeqLM: ...
+
+
+class OptimizedModel: ...
