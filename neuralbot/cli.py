@@ -1,7 +1,7 @@
 """The command `neuralbot <verb>`: reads the command line, calls the verb's module, prints, exits.
 
-The verbs finetune, chat and data have modules of their own that read the rest of the line; they are imported when asked
-for, so that `neuralbot --help` stays quick. Exit codes are those of errors.py; 130 after Ctrl-C.
+The verbs finetune, chat, data and migrate have modules of their own that read the rest of the line; they are imported
+when asked for, so that `neuralbot --help` stays quick. Exit codes are those of errors.py; 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ FORWARDED: dict[str, tuple[str, str]] = {
     "finetune": ("neuralbot.finetune", "tune a model by a recipe: neuralbot finetune RECIPE [section.key=value ...]"),
     "chat": ("neuralbot.terminal", "chat with a tuned model: neuralbot chat RUN"),
     "data": ("neuralbot.data_commands", "look at rows before training: neuralbot data preview RECIPE, data check FILE"),
+    "migrate": ("neuralbot.migrate", "print what moves a script of ITREX to neuralbot: neuralbot migrate SCRIPT"),
 }
 
 

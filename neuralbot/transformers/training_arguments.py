@@ -12,7 +12,7 @@ from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
+from transformers import TrainingArguments as _Stock
 
 from neuralbot.recipe import old_keys
 from neuralbot.recipe.objects import in_todays_names
@@ -63,7 +63,7 @@ def _post_init(self: Any) -> None:
         logger.warning("%s", notice)
     if (self.bf16 or self.bf16_full_eval) and not torch.cuda.is_available():
         self.use_cpu = True  # bf16 without it is an error since transformers 5
-    transformers.TrainingArguments.__post_init__(self)
+    _Stock.__post_init__(self)
 
 
 def _default(item: dataclasses.Field[Any]) -> Any:
@@ -71,13 +71,13 @@ def _default(item: dataclasses.Field[Any]) -> Any:
 
 
 if TYPE_CHECKING:
-    TrainingArguments = transformers.TrainingArguments
+    TrainingArguments = _Stock
 else:
     own = (_OVERWRITE, bool, field(default=False, metadata={"help": training_fields()[_OVERWRITE].help}))
     TrainingArguments = dataclasses.make_dataclass(
         "TrainingArguments",
         [own, *map(_old_field, old_keys.TODAY)],
-        bases=(transformers.TrainingArguments,),
+        bases=(_Stock,),
         namespace={"__post_init__": _post_init, "__doc__": __doc__, "__module__": __name__, "notices": ()},
     )
 _FIELDS = {item.name: item for item in dataclasses.fields(TrainingArguments)}
