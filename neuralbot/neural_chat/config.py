@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from neuralbot.arguments import DataArguments, FinetuningArguments, ModelArguments
 from neuralbot.errors import NeuralbotError
-from neuralbot.neural_chat.plugins import active_plugins
 from neuralbot.transformers.configs import MixedPrecisionConfig
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ class PipelineConfig:
     hf_access_token: str | None = field(default=None, repr=False)
     device: str = "auto"
     task: str = ""
-    plugins: Mapping[str, Any] | None = field(default_factory=active_plugins)
+    plugins: Mapping[str, Any] | None = None  # None: those of neural_chat.plugins
     loading_config: LoadingModelConfig | None = None  # None: LoadingModelConfig()
     optimization_config: MixedPrecisionConfig | None = None  # None: bfloat16 on a processor, float16 on cuda
     assistant_model: str | None = None
