@@ -20,6 +20,7 @@ from neuralbot.errors import UsageError
 from neuralbot.old_imports import OLD, todays_module
 
 _ARGUMENTS = "TrainingArguments"
+_BY_MODULE = f"transformers.{_ARGUMENTS}"
 
 # (line, first column, last line, column after it, new text); lines count from 1, columns in characters from 0
 Edit = tuple[int, int, int, int, str]
@@ -101,26 +102,41 @@ def _edits(tree: ast.AST, lines: Sequence[str]) -> list[Edit]:
             edits += [(*token.start, *token.end, "neuralbot") for token in tokens if first <= token.start <= last]
         elif isinstance(node, ast.ImportFrom) and node.module in ("transformers", "transformers.training_args"):
             edits += _training_arguments(node, lines)
-    for used in ast.walk(tree):
-        if isinstance(used, ast.Name) and used.id == OLD:
-            column = _column(lines, used.lineno, used.col_offset)
-            edits.append((used.lineno, column, used.lineno, column + len(OLD), "neuralbot"))
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == OLD]
+    edits += [_replaced(node, "neuralbot", lines) for node in names]
+    used = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node) == _BY_MODULE]
+    edits += [_replaced(node, _ARGUMENTS, lines) for node in used]
+    if used:
+        edits += [_with_import(node, lines) for node, modules in _imports(tree) if modules == ["transformers"]][:1]
     return edits
+
+
+def _replaced(node: ast.expr | ast.stmt, text: str, lines: Sequence[str]) -> Edit:
+    line, end_line = node.lineno, node.end_lineno or node.lineno
+    return (
+        line,
+        _column(lines, line, node.col_offset),
+        end_line,
+        _column(lines, end_line, node.end_col_offset or 0),
+        text,
+    )
+
+
+def _with_import(node: ast.stmt, lines: Sequence[str]) -> Edit:
+    """The import of a module, and below it that of our TrainingArguments."""
+    indent = lines[node.lineno - 1][: _column(lines, node.lineno, node.col_offset)]
+    return _replaced(node, f"{ast.unparse(node)}\n{indent}from neuralbot.transformers import {_ARGUMENTS}", lines)
 
 
 def _training_arguments(node: ast.ImportFrom, lines: Sequence[str]) -> Iterator[Edit]:
     """TrainingArguments from neuralbot.transformers, the other names from where they were."""
     ours = [alias for alias in node.names if alias.name == _ARGUMENTS]
-    if not ours:
-        return
     others = [alias for alias in node.names if alias.name != _ARGUMENTS]
-    statements = [ast.ImportFrom(node.module, others, 0)] if others else []
-    statements.append(ast.ImportFrom("neuralbot.transformers", ours, 0))
-    start = _column(lines, node.lineno, node.col_offset)
-    end_line = node.end_lineno or node.lineno
-    end = _column(lines, end_line, node.end_col_offset or 0)
-    indent = "\n" + lines[node.lineno - 1][:start]
-    yield node.lineno, start, end_line, end, indent.join(map(ast.unparse, statements))
+    if ours:
+        statements = [ast.ImportFrom(node.module, others, 0)] if others else []
+        statements.append(ast.ImportFrom("neuralbot.transformers", ours, 0))
+        indent = "\n" + lines[node.lineno - 1][: _column(lines, node.lineno, node.col_offset)]
+        yield _replaced(node, indent.join(map(ast.unparse, statements)), lines)
 
 
 def _column(lines: Sequence[str], line: int, offset: int) -> int:

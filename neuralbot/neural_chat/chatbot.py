@@ -124,13 +124,13 @@ def _changed_training(arguments: Any) -> dict[str, Any]:
     """The same of a TrainingArguments, whose constructor fills in some fields by itself."""
     from transformers import TrainingArguments
 
-    plain = TrainingArguments(output_dir=arguments.output_dir)
+    plain = TrainingArguments(output_dir=arguments.output_dir, use_cpu=arguments.use_cpu)
     names = [name for name in training_fields() if hasattr(plain, name)]
     changed = {name: getattr(arguments, name) for name in names if getattr(arguments, name) != getattr(plain, name)}
-    changed["output_dir"] = arguments.output_dir
-    if getattr(arguments, "overwrite_output_dir", False):
-        changed["overwrite_output_dir"] = True
-    return changed
+    for switch in ("use_cpu", "overwrite_output_dir"):
+        if getattr(arguments, switch, False):
+            changed[switch] = True
+    return changed | {"output_dir": arguments.output_dir}
 
 
 def _evaluation(data: dict[str, Any], task: str) -> dict[str, Any]:

@@ -42,6 +42,7 @@ def from_objects(
             setting = old_keys.translate(draft, _setting(section, name, value))
             if setting is not None:
                 draft.settings[setting.key] = setting
+    draft.notices = list(dict.fromkeys(draft.notices))
     return checked(draft, source, folder=Path.cwd(), default_output=default_output)
 
 
@@ -53,10 +54,10 @@ def in_todays_names(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], tuple
     draft = Draft(all_fields(), "TrainingArguments")
     translated: dict[str, Any] = {}
     for name, value in arguments.items():
-        setting = old_keys.translate(draft, _setting("training", name, value))
-        if setting is not None:
-            new = setting.key.partition(".")[2]
-            translated[new] = value if new == name and setting.node.value == value else setting.node.value
+        old = _setting("training", name, value)
+        new = old_keys.translate(draft, old)
+        if new is not None:
+            translated[new.key.partition(".")[2]] = value if new is old else new.node.value
     if found := draft.problems():
         raise RecipeError(found, "TrainingArguments")
     return translated, tuple(draft.notices)
