@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ from neuralbot.errors import NeuralbotError
 
 # Read when huggingface_hub is first imported: else it tells the hub the version of torch and which tool runs it.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+if os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1" and "huggingface_hub.constants" in sys.modules:  # a script was first
+    sys.modules["huggingface_hub.constants"].HF_HUB_DISABLE_TELEMETRY = True  # type: ignore[attr-defined]
 
 Kind = Literal["model", "dataset"]
 

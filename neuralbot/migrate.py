@@ -107,19 +107,14 @@ def _edits(tree: ast.AST, lines: Sequence[str]) -> list[Edit]:
     used = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node) == _BY_MODULE]
     edits += [_replaced(node, _ARGUMENTS, lines) for node in used]
     if used:
-        edits += [_with_import(node, lines) for node, modules in _imports(tree) if modules == ["transformers"]][:1]
+        edits += [_with_import(node, lines) for node, modules in _imports(tree) if "transformers" in modules][:1]
     return edits
 
 
 def _replaced(node: ast.expr | ast.stmt, text: str, lines: Sequence[str]) -> Edit:
     line, end_line = node.lineno, node.end_lineno or node.lineno
-    return (
-        line,
-        _column(lines, line, node.col_offset),
-        end_line,
-        _column(lines, end_line, node.end_col_offset or 0),
-        text,
-    )
+    end = _column(lines, end_line, node.end_col_offset or 0)
+    return line, _column(lines, line, node.col_offset), end_line, end, text
 
 
 def _with_import(node: ast.stmt, lines: Sequence[str]) -> Edit:

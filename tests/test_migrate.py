@@ -69,11 +69,11 @@ def test_the_diff_makes_the_new_script(tmp_path: Path) -> None:
 def test_training_arguments_by_the_module_is_ours_too(tmp_path: Path) -> None:
     script = tmp_path / "tune.py"
     script.write_text(
-        "if True:\n    import transformers\n    import intel_extension_for_transformers.neural_chat\n"
+        "if True:\n    import transformers, os\n    import intel_extension_for_transformers.neural_chat\n"
         "a = transformers.TrainingArguments(output_dir='x')"
     )
     assert patched(script) == (
-        "if True:\n    import transformers\n    from neuralbot.transformers import TrainingArguments\n"
+        "if True:\n    import transformers, os\n    from neuralbot.transformers import TrainingArguments\n"
         "    import neuralbot.neural_chat\na = TrainingArguments(output_dir='x')"
     )
 

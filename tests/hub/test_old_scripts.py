@@ -10,6 +10,7 @@ import pytest
 
 from tests.hub.conftest import ROOT, Command, Ended
 from tests.hub.repositories import CODE, LLAMA
+from tests.hub.server import Hub
 
 CHATBOT = """\
 from intel_extension_for_transformers.neural_chat import build_chatbot, PipelineConfig
@@ -86,8 +87,9 @@ def check_run(ended: Ended, run: Path) -> None:
     assert ended.err.count("TrainingArguments: overwrite_output_dir: ") == 1
 
 
-def test_the_alpaca_program_runs_word_for_word(command: Command, tmp_path: Path) -> None:
+def test_the_alpaca_program_runs_word_for_word(command: Command, hub: Hub, tmp_path: Path) -> None:
     check_run(run(command, tmp_path, PROGRAMS["alpaca"]), tmp_path / "tmp")
+    assert not hub.asked("/agent-harnesses"), "nothing is told about who runs it, though transformers was first"
 
 
 @pytest.mark.slow
