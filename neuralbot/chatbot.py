@@ -17,10 +17,12 @@ from neuralbot import hardware
 from neuralbot.arguments import ServingArguments
 from neuralbot.conversation import Role, Turn, answer_lead, encode_prompt, ensure_chat_template
 from neuralbot.engines.protocol import Sampling, token_budget
+from neuralbot.error_codes import ErrorCodes
 from neuralbot.errors import GenerationError, ModelError, ResourceError
 from neuralbot.modeling import load_for_chat, resolve_model
 from neuralbot.neural_chat import config as settings
 from neuralbot.neural_chat.config import GenerationConfig, LoadingModelConfig, PipelineConfig
+from neuralbot.neural_chat.utils.error_utils import recorded
 from neuralbot.reply import Reply, statistics
 from neuralbot.textstream import TextStream, byte_token_ids
 from neuralbot.transformers import MixedPrecisionConfig
@@ -36,6 +38,7 @@ History = Sequence[Turn | Mapping[str, Any]]
 Device = Literal["cpu", "cuda"]
 
 
+@recorded
 def build_chatbot(config: PipelineConfig | None = None) -> Chatbot:
     """Load what `config` names and return a chatbot. None stands for PipelineConfig(), and says so.
 
@@ -107,6 +110,7 @@ class Chatbot:
             do_sample=own.do_sample,
         )
 
+    @recorded
     def predict(
         self,
         query: str,
@@ -131,6 +135,7 @@ class Chatbot:
         answer = "".join(reply)
         return answer + statistics(reply, config)
 
+    @recorded
     def predict_stream(
         self,
         query: str,
@@ -281,9 +286,14 @@ def _device(name: str) -> Device:
     if name == "cpu":
         return "cpu"
     if name != "cuda":
-        raise ResourceError(f"device={name!r} is not supported: expected auto, cpu or cuda")
+        raise ResourceError(
+            f"device={name!r} is not supported: expected auto, cpu or cuda", code=ErrorCodes.ERROR_DEVICE_NOT_SUPPORTED
+        )
     if not torch.cuda.is_available():
-        raise ResourceError("device='cuda' was asked for, but torch sees no CUDA device; use device='auto' or 'cpu'")
+        raise ResourceError(
+            "device='cuda' was asked for, but torch sees no CUDA device; use device='auto' or 'cpu'",
+            code=ErrorCodes.ERROR_DEVICE_NOT_FOUND,
+        )
     return "cuda"
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from neuralbot import hub
 from neuralbot.arguments import ModelArguments, ServingArguments
+from neuralbot.error_codes import ErrorCodes
 from neuralbot.errors import ModelError
 
 if TYPE_CHECKING:
@@ -138,7 +139,10 @@ def load_tokenizer(
     from transformers import AutoTokenizer
 
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise ModelError(f"{source} has no tokenizer: expected one of {', '.join(TOKENIZER_FILES)} in it")
+        raise ModelError(
+            f"{source} has no tokenizer: expected one of {', '.join(TOKENIZER_FILES)} in it",
+            code=ErrorCodes.ERROR_TOKENIZER_NOT_FOUND,
+        )
     tokenizer: PreTrainedTokenizerBase = loading(
         f"the tokenizer of {source}", lambda: AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     )
@@ -385,7 +389,10 @@ def check_config(folder: Path, source: str) -> None:
         hint = "rebuild it with `python -m neuralbot.pretrain recipes/seedling.yaml`" if source == SEEDLING else (
             "expected a model folder (config.json, *.safetensors) or a finished run folder"
         )  # fmt: skip
-        raise ModelError(f"{folder if source == SEEDLING else source} has no config.json; {hint}")
+        raise ModelError(
+            f"{folder if source == SEEDLING else source} has no config.json; {hint}",
+            code=ErrorCodes.ERROR_MODEL_CONFIG_NOT_FOUND,
+        )
 
 
 def _pickle_advice(folder: Path) -> str:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -374,31 +374,6 @@ def test_no_config_means_the_default_model_and_is_said(
 def test_the_fallback_serving_settings_are_those_of_generation_config(chatbot: Chatbot) -> None:
     assert Chatbot(chatbot.engine).generation_config == GenerationConfig()
     assert Chatbot(chatbot.engine).serving == ServingArguments()
-
-
-def test_fields_and_defaults_are_those_of_the_predecessor() -> None:
-    expected: dict[type, dict[str, Any]] = {
-        GenerationConfig: {
-            "device": "cpu", "temperature": 0.1, "top_k": 40, "top_p": 0.75, "repetition_penalty": 1.1,
-            "num_beams": 1, "max_new_tokens": 256, "do_sample": True, "num_return_sequences": 1,
-            "bad_words_ids": None, "force_words_ids": None, "use_hpu_graphs": False, "use_cache": True,
-            "audio_output_path": None, "cpu_jit": False, "num_gpus": 0, "max_gpu_memory": None, "use_fp16": False,
-            "ipex_int8": False, "return_stats": False, "format_version": "v2", "task": "", "sql_metadata": "",
-        },
-        LoadingModelConfig: {
-            "cpu_jit": None, "peft_path": None, "use_hpu_graphs": False, "use_cache": True, "use_deepspeed": False,
-            "use_tpp": False, "world_size": 1, "ipex_int8": False, "use_neural_speed": False, "gguf_model_path": None,
-        },
-        PipelineConfig: {
-            "model_name_or_path": "Intel/neural-chat-7b-v3-1", "tokenizer_name_or_path": None,
-            "hf_endpoint_url": None, "hf_access_token": None, "device": "auto", "task": "", "plugins": None,
-            "loading_config": None, "optimization_config": None, "assistant_model": None, "serving_config": None,
-            "openai_config": None,
-        },
-        MixedPrecisionConfig: {"dtype": "bfloat16"},
-    }  # fmt: skip
-    for config, defaults in expected.items():
-        assert {entry.name: entry.default for entry in fields(config)} == defaults
 
 
 def test_a_token_is_not_shown() -> None:

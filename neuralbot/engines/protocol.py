@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from neuralbot.error_codes import ErrorCodes
 from neuralbot.errors import GenerationError
 
 if TYPE_CHECKING:
@@ -109,7 +110,8 @@ def token_budget(prompt_length: int, max_new_tokens: int, context_length: int | 
     if prompt_length >= context_length:
         raise GenerationError(
             f"the prompt has {prompt_length} tokens, but the model reads at most {context_length} (answer included): "
-            "shorten the question, the system message or the history"
+            "shorten the question, the system message or the history",
+            code=ErrorCodes.WARNING_INPUT_EXCEED_MAX_SEQ_LENGTH,
         )
     return min(max_new_tokens, context_length - prompt_length)
 

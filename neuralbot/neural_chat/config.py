@@ -8,12 +8,47 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any
+from enum import Enum
+from typing import TYPE_CHECKING, Any
 
+from neuralbot.arguments import DataArguments, FinetuningArguments, ModelArguments
 from neuralbot.errors import NeuralbotError
-from neuralbot.transformers import MixedPrecisionConfig
+from neuralbot.transformers.configs import MixedPrecisionConfig
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+__all__ = [
+    "AudioLanguageOptions",
+    "BackendOptions",
+    "BaseFinetuningConfig",
+    "CodeGenerationFinetuningConfig",
+    "DataArguments",
+    "DeviceOptions",
+    "FinetuningArguments",
+    "FrameworkConfig",
+    "GenerationConfig",
+    "LoadingModelConfig",
+    "ModelArguments",
+    "OpenAIConfig",
+    "PipelineConfig",
+    "RetrievalTypeOptions",
+    "ServingConfig",
+    "SummarizationFinetuningConfig",
+    "TTSDatasetArguments",
+    "TTSFinetuningConfig",
+    "TTSModelArguments",
+    "TextGenerationFinetuningConfig",
+    "VllmEngineParams",
+]
 
 DEFAULT_MODEL = "Intel/neural-chat-7b-v3-1"
+
+
+DeviceOptions = Enum("DeviceOptions", "AUTO CPU GPU XPU HPU CUDA")
+BackendOptions = Enum("BackendOptions", "AUTO TORCH IPEX ITREX")
+AudioLanguageOptions = Enum("AudioLanguageOptions", "ENGLISH CHINESE")
+RetrievalTypeOptions = Enum("RetrievalTypeOptions", "SPARSE DENSE")
 
 
 @dataclass
@@ -42,12 +77,46 @@ class PipelineConfig:
     hf_access_token: str | None = field(default=None, repr=False)
     device: str = "auto"
     task: str = ""
-    plugins: Mapping[str, Any] | None = None
+    plugins: Mapping[str, Any] | None = None  # None: those of neural_chat.plugins
     loading_config: LoadingModelConfig | None = None  # None: LoadingModelConfig()
     optimization_config: MixedPrecisionConfig | None = None  # None: bfloat16 on a processor, float16 on cuda
     assistant_model: str | None = None
-    serving_config: Any = None
-    openai_config: Any = None
+    serving_config: ServingConfig | None = None
+    openai_config: OpenAIConfig | None = None
+
+
+@dataclass
+class OpenAIConfig:
+    """The account for a model of OpenAI; without it OPENAI_API_KEY and OPENAI_ORG of the environment count."""
+
+    api_key: str | None = field(default=None, repr=False)
+    organization: str | None = None
+
+
+@dataclass
+class FrameworkConfig:
+    """Base of the settings of a serving framework."""
+
+
+@dataclass
+class VllmEngineParams(FrameworkConfig):
+    """Settings of vLLM."""
+
+    use_async_engine: bool = True
+    tensor_parallel_size: int = 1
+    quantization: str | None = None
+    gpu_memory_utilization: float = 0.9
+    swap_space: int = 4
+    enforce_eager: bool = False
+    max_context_len_to_capture: int = 8192
+
+
+@dataclass
+class ServingConfig:
+    """Which serving framework answers in place of the model here."""
+
+    framework: str = "vllm"
+    framework_config: FrameworkConfig | None = None
 
 
 @dataclass
@@ -77,6 +146,46 @@ class GenerationConfig:
     format_version: str = "v2"
     task: str = ""
     sql_metadata: str = ""
+
+
+@dataclass
+class BaseFinetuningConfig:
+    """What `finetune_model` is given; `finetune_args.task` says what is trained."""
+
+    model_args: ModelArguments
+    data_args: DataArguments
+    training_args: TrainingArguments
+    finetune_args: FinetuningArguments
+
+
+TextGenerationFinetuningConfig = BaseFinetuningConfig
+SummarizationFinetuningConfig = BaseFinetuningConfig
+CodeGenerationFinetuningConfig = BaseFinetuningConfig
+
+
+@dataclass
+class TTSDatasetArguments:
+    """Recordings and their texts."""
+
+    audio_folder_path: str | None = None
+    text_folder_path: str | None = None
+
+
+@dataclass
+class TTSModelArguments:
+    """How a voice is trained."""
+
+    step: int = 0
+    warmup_step: int = 0
+    learning_rate: float = 1e-5
+
+
+@dataclass
+class TTSFinetuningConfig:
+    """Finetuning of a voice, which finetune_model refuses."""
+
+    dataset_args: TTSDatasetArguments
+    model_args: TTSModelArguments
 
 
 _NO_GAUDI = "Gaudi devices are not supported; remove it"
