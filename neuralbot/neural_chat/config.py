@@ -11,7 +11,6 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
 from neuralbot.errors import NeuralbotError
-from neuralbot.transformers import MixedPrecisionConfig
 
 DEFAULT_MODEL = "Intel/neural-chat-7b-v3-1"
 
@@ -44,10 +43,18 @@ class PipelineConfig:
     task: str = ""
     plugins: Mapping[str, Any] | None = None
     loading_config: LoadingModelConfig | None = None  # None: LoadingModelConfig()
-    optimization_config: MixedPrecisionConfig | None = None  # None: bfloat16 on a processor, float16 on cuda
+    optimization_config: Any = None  # see neuralbot.precision; None: bfloat16 on a processor, float16 on cuda
     assistant_model: str | None = None
     serving_config: Any = None
     openai_config: Any = None
+
+
+@dataclass
+class OpenAIConfig:
+    """The account at OpenAI; None: OPENAI_API_KEY and OPENAI_ORG of the environment, read when the chatbot is built."""
+
+    api_key: str | None = field(default=None, repr=False)
+    organization: str | None = None
 
 
 @dataclass
@@ -89,21 +96,21 @@ LOADING_REFUSED = {
     "use_tpp": _ONE_PROCESS,
     "world_size": _ONE_PROCESS,
     "ipex_int8": _NO_IPEX,
-    "use_neural_speed": "its engine is archived and no weight-only engine takes its place yet; remove it",
     "gguf_model_path": "GGUF files are not read; give a folder with safetensors",
 }
 LOADING_NO_EFFECT = {
     "cpu_jit": "models are not traced",
     "use_cache": "the key/value cache is always used; answers are the same",
+    "use_neural_speed": "weight-only models run on neuralbot's own layers (optimization_config=RtnConfig(...))",
 }
 PIPELINE_REFUSED = {
-    "hf_endpoint_url": "remote endpoints are not offered; give a model in model_name_or_path",
-    "assistant_model": "assisted generation is not offered; remove it",
     "serving_config": "vLLM is not offered; remove it",
-    "openai_config": "remote models are not offered; give a model in model_name_or_path",
 }
+REMOTE_NO_EFFECT = dict.fromkeys(
+    ("tokenizer_name_or_path", "device", "task", "loading_config", "optimization_config", "assistant_model"),
+    "the model runs on a server",
+)
 GENERATION_REFUSED = {
-    "num_return_sequences": "predict returns one answer; call it again with another seed",
     "force_words_ids": "constrained beam search needs code from the hub, which is never run; remove it",
     "use_hpu_graphs": _NO_GAUDI,
     "audio_output_path": "speech is not offered; remove it",
