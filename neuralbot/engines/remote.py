@@ -110,8 +110,10 @@ class RemoteEngine:
             what, said = f"did not answer within {self._timeout_s:g} s", ""
         elif isinstance(error, httpx.TransportError):
             what, said = "cannot be reached, or broke the connection off", str(error)
-        else:
+        elif isinstance(error, httpx.HTTPError):
             what, said = "sent an error", str(error)
+        else:
+            what, said = "sent what is no answer of this protocol", str(error)
         text = " ".join(f"the server {_shown(self.url)} {what}{': ' if said else ''}{said[:400]}".split())
         return text.replace(self._key, "***") if self._key else text
 
