@@ -37,15 +37,25 @@ _REFUSED = {
     "use_quant": f"it would leave the weights as they are; {_TODAY}",
 }
 _UNSET: dict[str, tuple[Any, ...]] = {"algorithm": (None, "RTN", "rtn"), "use_quant": (None, True)}
-_NO_EFFECT = (
-    "mse_range",
-    "layer_wise",
-    "use_ggml",
-    "use_neural_speed",
-    "scale_dtype",
-    "calib_func",
-    "calib_dataloader",
-)
+# What changes nothing, with the values at which that need not be said.
+_NO_EFFECT: dict[str, tuple[Any, ...]] = {
+    "group_size": (None, -1, 32, 64),
+    "sym": (None, True),
+    "scale_dtype": (None, "fp32"),
+    "double_quant_scale_dtype": (None, "fp32"),
+    "mse_range": (None, False),
+    "layer_wise": (None, False),
+    "use_ggml": (None, False),
+    "use_neural_speed": (None, False),
+    "use_ipex": (None, False),
+    "device": (None, "auto", "cpu"),
+    "calib_dataloader": (None,),
+    "calib_func": (None,),
+    "calib_iters": (None, 100),
+    "llm_int8_threshold": (None, 6.0),
+    "llm_int8_has_fp16_weight": (None, False),
+    "llm_int8_enable_fp32_cpu_offload": (None, False),
+}
 
 
 @dataclass(frozen=True)
@@ -128,15 +138,10 @@ def _bits_and_bytes(config: Any) -> Precision:
 def _weight_only(config: Any, name: str, bits: int, kind: str, double: bool, compute: Any, instead: str) -> Precision:
     dtype, computed = _compute_dtype(compute, bits)
     grain = "one scale for each output" if bits == 8 else f"blocks of 64{', their scales in 8 bits' * double}"
-    group = getattr(config, "group_size", None)
-    groups = f" (group_size={group} has no effect)" if group not in (None, 64 if bits == 4 else -1) else ""
-    notices = [f"{name}: linear layers are kept in {kind}{instead}, {grain}{groups}, computed {computed}"]
-    ignored = [entry for entry in _NO_EFFECT if getattr(config, entry, None)]
-    ignored += ["sym"] if getattr(config, "sym", True) is False else []
-    notices += [
-        f"{name}({entry}={getattr(config, entry)!r}) has no effect: weights are rounded to the nearest"
-        for entry in ignored
-    ]
+    notices = [f"{name}: linear layers are kept in {kind}{instead}, {grain}, computed {computed}"]
+    for entry, silent in _NO_EFFECT.items():
+        if (value := getattr(config, entry, None)) not in silent:
+            notices.append(f"{name}({entry}={value!r}) has no effect: neuralbot's own layers do not know it")
     return Precision(dtype, bits, kind, double, notices)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from neuralbot.conversation import Turn
 from neuralbot.engines.torch_engine import TorchEngine
 from neuralbot.errors import GenerationError, ModelError
 from neuralbot.neural_chat import GenerationConfig, PipelineConfig
-from neuralbot.neural_chat import plugins as registry
 from neuralbot.plugin_hooks import BLOCKED, PluginHooks
 
 GREEDY = GenerationConfig(do_sample=False, max_new_tokens=8)
+registry = import_module("neuralbot.neural_chat.plugins")  # the package may offer the registry itself by that name
 
 
 class Louder:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel
 
-from neuralbot import hardware, precision
+from neuralbot import hardware, modeling, precision
 from neuralbot.chatbot import Chatbot, build_chatbot
 from neuralbot.errors import ModelError
 from neuralbot.kernels.quantized import FourBitLinear, Int8Linear, QuantizedLinear, quantizer
@@ -158,13 +158,20 @@ def test_two_models_of_four_bits_answer_at_once() -> None:
 
 
 def test_what_is_run_is_told(folder: Path) -> None:
-    config = RtnConfig(weight_dtype="int4_clip", compute_dtype="int8", mse_range=True, sym=False)
+    config = RtnConfig(group_size=128, weight_dtype="int4_clip", compute_dtype="int8", mse_range=True, sym=False)
     assert build(folder, config).notices == (
-        "RtnConfig: linear layers are kept in nf4 instead of int4_clip, blocks of 64 (group_size=32 has no effect), "
-        "computed in bfloat16 instead of int8",
-        "RtnConfig(mse_range=True) has no effect: weights are rounded to the nearest",
-        "RtnConfig(sym=False) has no effect: weights are rounded to the nearest",
+        "RtnConfig: linear layers are kept in nf4 instead of int4_clip, blocks of 64, computed in bfloat16 instead of "
+        "int8",
+        "RtnConfig(group_size=128) has no effect: neuralbot's own layers do not know it",
+        "RtnConfig(sym=False) has no effect: neuralbot's own layers do not know it",
+        "RtnConfig(mse_range=True) has no effect: neuralbot's own layers do not know it",
     )
+    assert len(build(folder, RtnConfig(bits=8)).notices) == 1
+
+
+def test_the_plain_weights_are_never_all_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modeling, "load_base", None)
+    assert linear(build(folder, RtnConfig(bits=8))) == {Int8Linear}
 
 
 def test_layers_that_do_not_divide_into_blocks_are_counted(tmp_path: Path, tiny_tokenizer: Any) -> None:
@@ -233,8 +240,10 @@ def test_weight_only_layers_are_for_the_cpu() -> None:
 
 def test_an_assistant_answers_the_same(folder: Path) -> None:
     greedy, exact = replace(GREEDY, max_new_tokens=30), MixedPrecisionConfig("float32")
-    assistant = build(folder, exact, assistant_model=str(folder))
-    assert assistant.predict("hello", config=greedy) == build(folder, exact).predict("hello", config=greedy)
+    helped, passes = build(folder, exact, assistant_model=str(folder)), []
+    model_of(helped).register_forward_pre_hook(lambda *_: passes.append(1))
+    assert helped.predict("hello", config=greedy) == build(folder, exact).predict("hello", config=greedy)
+    assert 1 <= len(passes) < 10
 
 
 def test_an_assistant_with_another_vocabulary_is_refused(folder: Path, tmp_path: Path) -> None:

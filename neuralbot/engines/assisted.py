@@ -51,14 +51,14 @@ class _Answer:
 
     @torch.inference_mode()
     def step(self, budget: int) -> list[int]:
-        """The next tokens, at least one and at most `budget`; an end token only as the last one."""
+        """The next tokens, at least one and at most `budget`; those behind an end token do not count."""
         draft = self._draft(min(self._length, budget - 1))
         logits_TV = self._model.read([*self.ids, *draft], keep=len(draft) + 1)
         start = len(self.ids)
         for row_V, drafted in zip(logits_TV, [*draft, None], strict=True):
             ids_BT = torch.tensor([self.ids], device=row_V.device)
             self.ids += self._picker.pick(ids_BT, row_V[None], [self._generator])
-            if self.ids[-1] != drafted or self.ids[-1] in self._end_ids:
+            if self.ids[-1] != drafted:
                 break
         tokens = self.ids[start:]
         self._length = min(self._length + 2, LONGEST_DRAFT) if len(tokens) > len(draft) else max(self._length - 1, 1)

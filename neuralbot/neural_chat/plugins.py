@@ -1,7 +1,7 @@
 """The registry of plugins of neural_chat, which scripts fill before a chatbot is built.
 
 `build_chatbot` takes a copy of what stands here: a plugin enabled later, or for another chatbot, changes nothing in one
-that is built. Which plugins there are and what their hooks may do: `neuralbot.plugin_hooks`.
+that is built. What runs plugins is the chatbot.
 """
 
 from __future__ import annotations
@@ -9,19 +9,40 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+__all__ = [
+    "get_all_plugins",
+    "get_plugin_arguments",
+    "get_plugin_instance",
+    "get_registered_plugins",
+    "global_plugins",
+    "is_plugin_enabled",
+    "plugins",
+    "register_plugin",
+]
+
 T = TypeVar("T", bound=type)
 
 
 class DotDict(dict[str, Any]):
-    """A dict whose keys are attributes too: `plugins.retrieval.enable = True`. A key that is not there raises."""
+    """A dict whose keys are attributes too: `plugins.retrieval.args.k = 3`. A key that is not there raises."""
 
     def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"there is no {name!r}; expected one of {', '.join(self)}") from None
+        self._require(name)
+        return self[name]
 
     def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def _require(self, name: str) -> None:
+        if name not in self:
+            raise AttributeError(f"there is no {name!r}; expected one of {', '.join(self)}", name=name)
+
+
+class FixedDotDict(DotDict):
+    """A DotDict that takes no new keys as attributes: `plugins.tts.enabel = True` raises."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._require(name)
         self[name] = value
 
 
@@ -29,10 +50,12 @@ class GlobalPlugins:
     """The plugins that neural_chat knows by name, each disabled."""
 
     def __init__(self) -> None:
+        self.plugins: DotDict = FixedDotDict()
         self.reset_plugins()
 
     def reset_plugins(self) -> None:
-        self.plugins: DotDict = DotDict({name: _entry(enable=False) for name in _NAMES})
+        self.plugins.clear()
+        self.plugins.update({name: _entry(enable=False) for name in _NAMES})
 
 
 def register_plugin(name: str) -> Callable[[T], T]:
@@ -70,7 +93,7 @@ def get_all_plugins() -> list[str]:
 
 
 def _entry(*, enable: bool, cls: type | None = None) -> DotDict:
-    return DotDict({"enable": enable, "class": cls, "args": DotDict(), "instance": None})
+    return FixedDotDict({"enable": enable, "class": cls, "args": DotDict(), "instance": None})
 
 
 _NAMES = ("tts", "tts_multilang", "asr", "retrieval", "cache", "safety_checker", "ner", "face_animation", "image2image")

@@ -106,9 +106,11 @@ def test_no_more_tokens_than_asked_for(engine: TorchEngine, budget: int) -> None
     assert len(list(assisted(engine, copy.deepcopy(engine.model)).stream(PROMPTS[0], sampling))) == budget
 
 
-def test_an_assistant_with_a_shorter_context_stops_helping(engine: TorchEngine) -> None:
-    short = copy.deepcopy(engine.model)
-    short.config.max_position_embeddings = 20
+def test_an_assistant_with_a_shorter_context_stops_helping(tiny_tokenizer: Any) -> None:
+    size = {"vocab_size": 300, "n_embd": 32, "n_layer": 1, "n_head": 2}
+    long, short = (GPT2LMHeadModel(GPT2Config(**size, n_positions=count)) for count in (64, 20))
+    engine = TorchEngine(long, tiny_tokenizer)
+    engine.end_ids = frozenset()
     assert list(assisted(engine, short).stream(PROMPTS[0], GREEDY)) == list(engine.stream(PROMPTS[0], GREEDY))
 
 
