@@ -219,11 +219,12 @@ def load_for_chat(
     tokenizer_source: str | None = None,
     token: str | None = None,
     cache_dir: str | None = None,
+    load_plain: Callable[..., PreTrainedModel] | None = None,
 ) -> LoadedModel:
     """What a chatbot runs: a run folder (adapter or full), or a model with the adapter in `peft_path`, if given.
 
     Adapters are merged into their base. The tokenizer is the one named, else the adapter's, else the model's.
-    Raises ModelError.
+    load_plain: reads a model without an adapter, in place of `load_base`. Raises ModelError.
     """
     place = local_folder(source, weights=True, token=token, cache_dir=cache_dir)
     adapter = local_folder(peft_path, weights=True, token=token, cache_dir=cache_dir) if peft_path else None
@@ -242,7 +243,7 @@ def load_for_chat(
         cache_dir=cache_dir,
     )
     if adapter is None:
-        model = load_base(base, dtype, token=token, cache_dir=cache_dir)
+        model = (load_plain or load_base)(base, dtype, token=token, cache_dir=cache_dir)
     else:
         model = _with_adapter(adapter, base, dtype, revision, token, cache_dir)
     return LoadedModel(model, tokenizer, read_serving(home), base)

@@ -56,6 +56,20 @@ def load_quantized(
     return model.eval()
 
 
+def quantize_layers(model: PreTrainedModel, quantize: Quantize) -> None:
+    """The same for a model in memory: replaces each linear layer that is not quantized yet, one by one."""
+    for name in _linear_layers(model):
+        model.set_submodule(name, quantize(model.get_submodule(name)))
+
+
+def count_layers(model: PreTrainedModel) -> tuple[int, int]:
+    """How many linear layers are quantized, and how many are not; the output layer does not count."""
+    from neuralbot.kernels.quantized import QuantizedLinear
+
+    kept = sum(isinstance(module, QuantizedLinear) for module in model.modules())
+    return kept, len(_linear_layers(model))
+
+
 def _skeleton(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     """The model without memory for its weights."""
     from accelerate import init_empty_weights
@@ -116,5 +130,6 @@ def _put(model: PreTrainedModel, names: list[str], tensor: Tensor, source: str) 
 
 def _mismatch(source: str, what: str) -> ModelError:
     return ModelError(
-        f"the model {source} cannot be quantised as it is read: {what}. Leave out finetuning.qlora to train it in bf16"
+        f"the model {source} cannot be quantised as it is read: {what}. Load it in bf16: leave out finetuning.qlora, "
+        "or give a chatbot MixedPrecisionConfig()"
     )

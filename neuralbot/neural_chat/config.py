@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from neuralbot.arguments import DataArguments, FinetuningArguments, ModelArguments
 from neuralbot.errors import NeuralbotError
-from neuralbot.transformers.configs import MixedPrecisionConfig
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -79,7 +78,7 @@ class PipelineConfig:
     task: str = ""
     plugins: Mapping[str, Any] | None = None  # None: those of neural_chat.plugins
     loading_config: LoadingModelConfig | None = None  # None: LoadingModelConfig()
-    optimization_config: MixedPrecisionConfig | None = None  # None: bfloat16 on a processor, float16 on cuda
+    optimization_config: Any = None  # see neuralbot.precision; None: bfloat16 on a processor, float16 on cuda
     assistant_model: str | None = None
     serving_config: ServingConfig | None = None
     openai_config: OpenAIConfig | None = None
@@ -87,7 +86,7 @@ class PipelineConfig:
 
 @dataclass
 class OpenAIConfig:
-    """The account for a model of OpenAI; without it OPENAI_API_KEY and OPENAI_ORG of the environment count."""
+    """The account at OpenAI; None: OPENAI_API_KEY and OPENAI_ORG of the environment, read when the chatbot is built."""
 
     api_key: str | None = field(default=None, repr=False)
     organization: str | None = None
@@ -198,21 +197,21 @@ LOADING_REFUSED = {
     "use_tpp": _ONE_PROCESS,
     "world_size": _ONE_PROCESS,
     "ipex_int8": _NO_IPEX,
-    "use_neural_speed": "its engine is archived and no weight-only engine takes its place yet; remove it",
     "gguf_model_path": "GGUF files are not read; give a folder with safetensors",
 }
 LOADING_NO_EFFECT = {
     "cpu_jit": "models are not traced",
     "use_cache": "the key/value cache is always used; answers are the same",
+    "use_neural_speed": "weight-only models run on neuralbot's own layers (optimization_config=RtnConfig(...))",
 }
 PIPELINE_REFUSED = {
-    "hf_endpoint_url": "remote endpoints are not offered; give a model in model_name_or_path",
-    "assistant_model": "assisted generation is not offered; remove it",
     "serving_config": "vLLM is not offered; remove it",
-    "openai_config": "remote models are not offered; give a model in model_name_or_path",
 }
+REMOTE_NO_EFFECT = dict.fromkeys(
+    ("tokenizer_name_or_path", "device", "task", "loading_config", "optimization_config", "assistant_model"),
+    "the model runs on a server",
+)
 GENERATION_REFUSED = {
-    "num_return_sequences": "predict returns one answer; call it again with another seed",
     "force_words_ids": "constrained beam search needs code from the hub, which is never run; remove it",
     "use_hpu_graphs": _NO_GAUDI,
     "audio_output_path": "speech is not offered; remove it",

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from neuralbot.error_codes import ErrorCodes
 from neuralbot.errors import ModelError
-from neuralbot.transformers.configs import MixedPrecisionConfig, RtnConfig
+from neuralbot.transformers.configs import RtnConfig
 from neuralbot.transformers.refused import Refused
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
 
 _PLACE = ("revision", "token", "cache_dir")
 # What changes nothing at these values.
@@ -25,7 +28,7 @@ class AutoModelForCausalLM:
     def from_pretrained(
         name: str,
         *,
-        quantization_config: MixedPrecisionConfig | RtnConfig | None = None,
+        quantization_config: Any = None,
         load_in_4bit: bool = False,
         load_in_8bit: bool = False,
         torch_dtype: torch.dtype | str | None = None,
@@ -33,38 +36,33 @@ class AutoModelForCausalLM:
     ) -> PreTrainedModel:
         """The model of a folder, or of the hub, with `revision`, `token` and `cache_dir` as in transformers.
 
-        4 bits are nf4, 8 bits int8. Raises ModelError for what cannot be loaded or honoured.
+        quantization_config: what PipelineConfig's optimization_config may be. 4 bits are nf4, 8 bits int8. Raises
+        ModelError for what cannot be loaded or honoured.
         """
-        import torch
-
-        from neuralbot import modeling, quantized_base
-        from neuralbot.kernels.quantized import quantizer
+        from neuralbot import modeling, precision, quantized_base
 
         place = {key: kwargs.pop(key) for key in _PLACE if key in kwargs}
         for key, value in kwargs.items():
             if key not in _IDLE or value != _IDLE[key]:
                 raise _refused(f"{key}={value!r}", f"expected quantization_config, torch_dtype, {', '.join(_PLACE)}")
-        bits = 4 if load_in_4bit else 8 if load_in_8bit else _bits(quantization_config)
-        if isinstance(quantization_config, MixedPrecisionConfig):
-            torch_dtype = quantization_config.dtype
-        plain = torch.bfloat16 if bits else torch.float32
-        dtype: torch.dtype = getattr(torch, torch_dtype) if isinstance(torch_dtype, str) else torch_dtype or plain
-        if bits:
-            return quantized_base.load_quantized(name, dtype, quantizer(bits, "nf4", False), **place)
-        return modeling.load_base(name, dtype, **place)
+        if load_in_4bit or load_in_8bit:
+            quantization_config = RtnConfig(8) if load_in_8bit else RtnConfig(4, weight_dtype="nf4")
+        if quantization_config is None:
+            return modeling.load_base(name, _dtype(torch_dtype), **place)
+        chosen = precision.of(quantization_config, "cpu")
+        for notice in chosen.notices:
+            logger.warning("%s", notice)
+        dtype = chosen.dtype if torch_dtype is None else _dtype(torch_dtype)
+        if chosen.quantize is None:
+            return modeling.load_base(name, dtype, **place)
+        return quantized_base.load_quantized(name, dtype, chosen.quantize, **place)
 
 
-def _bits(config: Any) -> int | None:
-    """The bits of a weight-only config; None for one of precision."""
-    if config is None or isinstance(config, MixedPrecisionConfig):
-        return None
-    if not isinstance(config, RtnConfig):
-        raise _refused(f"quantization_config={type(config).__name__}", "expected RtnConfig or MixedPrecisionConfig")
-    if config != RtnConfig(config.bits) or config.bits not in (4, 8):
-        plain = RtnConfig()
-        shown = ", ".join(f"{key}={value!r}" for key, value in vars(config).items() if value != getattr(plain, key))
-        raise _refused(f"RtnConfig({shown})", "expected RtnConfig(bits=4) or RtnConfig(bits=8)")
-    return config.bits
+def _dtype(given: torch.dtype | str | None) -> torch.dtype:
+    import torch
+
+    found: torch.dtype = getattr(torch, given) if isinstance(given, str) else given or torch.float32
+    return found
 
 
 def _refused(what: str, expected: str) -> ModelError:

@@ -56,13 +56,13 @@ def test_a_model_is_loaded_in_the_bits_asked_for(options: dict[str, Any], layer:
     [
         (
             {"quantization_config": AwqConfig()},
-            "quantization_config=AwqConfig cannot be honoured: expected RtnConfig or",
+            "AwqConfig cannot be honoured: it needs calibration",
         ),
         (
             {"quantization_config": RtnConfig(bits=3)},
-            r"RtnConfig\(bits=3\) cannot be honoured: expected RtnConfig\(bits=4\)",
+            r"RtnConfig\(bits=3, weight_dtype=None\): expected bits=8 or 4",
         ),
-        ({"quantization_config": RtnConfig(sym=False)}, r"RtnConfig\(sym=False\) cannot be honoured"),
+        ({"quantization_config": RtnConfig(use_quant=False)}, r"RtnConfig\(use_quant=False\) cannot be honoured"),
         ({"trust_remote_code": True}, "trust_remote_code=True cannot be honoured: expected quantization_config"),
         ({"use_llm_runtime": True}, "use_llm_runtime=True cannot be honoured"),
     ],

@@ -56,7 +56,10 @@ VALUES: dict[str, Any] = {
     "bad_words_ids": [1],
     "force_words_ids": [1],
     "format_version": "v1",
-    "plugins": {"retrieval": {"enable": True}},
+    "plugins": {"mine": {"enable": True, "class": dict}},
+    "openai_config": configs.OpenAIConfig(api_key="key"),
+    "compute_dtype": "fp32",
+    "weight_dtype": "nf4",
     "loading_config": LoadingModelConfig(),
     "optimization_config": precisions.MixedPrecisionConfig(),
     "damp_percent": 0.2,
@@ -66,6 +69,8 @@ VALUES: dict[str, Any] = {
     "max_eval_samples": 3,
     "preprocessing_num_workers": 2,
     "GenerationConfig.device": "cuda",
+    "RtnConfig.device": "xpu",
+    "assistant_model": "./no/draft",
 }
 # What has to be set beside a field so that it means something.
 BESIDE: dict[str, dict[str, Any]] = {
@@ -110,6 +115,7 @@ def fields_of(*owners: str) -> list[Any]:
 
 def test_every_class_with_fields_is_tried() -> None:
     tried = {*PARTS, *PIPELINE, *WEIGHT_ONLY, *SERVING, *TTS, "GenerationConfig", "BaseFinetuningConfig"}
+    tried.add("OpenAIConfig")
     assert tried == {cls for cls, rows in table_of.load().fields.items() if rows}
 
 
@@ -142,7 +148,7 @@ def check(state: str, name: str, error: NeuralbotError | None, said: list[str]) 
     """error: what the use of the field raised. said: warnings and notices that name the field."""
     if state == "refused":
         assert error is not None and name in str(error)
-        assert "cannot be honoured" in str(error) or "is enabled, but plugins are not offered" in str(error)
+        assert "cannot be honoured" in str(error)
         return
     assert error is None, error
     if state in ("warned", "translated"):
@@ -241,7 +247,13 @@ def attempt(action: Callable[[], Any], name: str, caplog: pytest.LogCaptureFixtu
 
 
 PIPELINE = ("PipelineConfig", "LoadingModelConfig", "MixedPrecisionConfig")
-SERVING = ("ServingConfig", "VllmEngineParams", "OpenAIConfig")
+SERVING = ("ServingConfig", "VllmEngineParams")
+# What a field's value has to lead to here, and what is said because it does not.
+NEEDS = {
+    "peft_path": "no/adapter",
+    "hf_endpoint_url": "needs a token: set hf_access_token",
+    "assistant_model": "no/draft",
+}
 
 
 @pytest.mark.parametrize(("cls", "name", "state"), fields_of(*PIPELINE))
@@ -257,21 +269,30 @@ def test_a_field_of_the_chatbot_is_what_its_state_says(
     else:
         values["optimization_config"] = precisions.MixedPrecisionConfig(**{name: value})
     error, said = attempt(lambda: build_chatbot(PipelineConfig(**values)), f"{name}=", caplog)
-    if name == "peft_path":  # what it does with a real adapter is tried in test_chatbot.py
-        assert str(error).startswith("there is no folder") and "no/adapter" in str(error)
-        error = None
+    for needs, message in NEEDS.items():  # what it does with the real thing is tried in tests of its own
+        if name == needs:
+            assert message in str(error)
+            error = None
     if name == "task":  # the model of this test brings a template
         assert "has no effect: the model brings its own chat template" in said.pop()
-    check(state, "retrieval" if name == "plugins" else name, error, said)
+    check(state, name, error, said)
 
 
 @pytest.mark.parametrize(("cls", "name", "state"), fields_of(*SERVING))
 def test_other_frameworks_are_refused_with_their_config(cls: str, name: str, state: str, model: Path) -> None:
     made = getattr(configs, cls)(**{name: other(cls, name)})
-    values = {"openai_config": made} if cls == "OpenAIConfig" else {"serving_config": made}
-    with pytest.raises(NeuralbotError, match=rf"{name}=.* cannot be honoured" if "api" not in name else "honoured"):
-        build_chatbot(PipelineConfig(str(model), **values))
+    with pytest.raises(NeuralbotError, match=rf"{name}=.* cannot be honoured"):
+        build_chatbot(PipelineConfig(str(model), serving_config=made))
     assert state == "refused"
+
+
+@pytest.mark.parametrize(("cls", "name", "state"), fields_of("OpenAIConfig"))
+def test_the_account_is_read(cls: str, name: str, state: str) -> None:
+    account = configs.OpenAIConfig(api_key="secret", organization="us")
+    chatbot = build_chatbot(PipelineConfig("gpt-4", openai_config=account))
+    assert state == "honoured" and name in reads()
+    assert {vars(chatbot.engine)["_key"], *vars(chatbot.engine)["_headers"].values()} == {"secret", "us"}
+    assert "secret" not in repr(chatbot.engine) + repr(account)
 
 
 @pytest.fixture(scope="module")
