@@ -15,6 +15,7 @@ from neuralbot import precision
 from neuralbot.arguments import ServingArguments
 from neuralbot.conversation import ensure_chat_template
 from neuralbot.engines.remote import RemoteEngine, endpoint_engine, openai_engine
+from neuralbot.error_codes import ErrorCodes
 from neuralbot.errors import ModelError, ResourceError
 from neuralbot.modeling import load_base, load_for_chat, resolve_model
 from neuralbot.neural_chat import config as settings
@@ -112,7 +113,8 @@ def _load_model(config: PipelineConfig, loading: LoadingModelConfig, chosen: Pre
         if not kept:
             raise ModelError(
                 f"{config.model_name_or_path} ({loaded.model.config.model_type}) has no linear layer that can be kept "
-                f"in {chosen.kind}; use MixedPrecisionConfig()"
+                f"in {chosen.kind}; use MixedPrecisionConfig()",
+                code=ErrorCodes.ERROR_WEIGHT_ONLY_QUANT_OPTIMIZATION_FAIL,
             )
         if plain:
             chosen.notices.append(f"{plain} of {kept + plain} linear layers do not divide into blocks and stay plain")
@@ -140,7 +142,12 @@ def _device(name: str) -> Device:
     if name == "cpu":
         return "cpu"
     if name != "cuda":
-        raise ResourceError(f"device={name!r} is not supported: expected auto, cpu or cuda")
+        raise ResourceError(
+            f"device={name!r} is not supported: expected auto, cpu or cuda", code=ErrorCodes.ERROR_DEVICE_NOT_SUPPORTED
+        )
     if not torch.cuda.is_available():
-        raise ResourceError("device='cuda' was asked for, but torch sees no CUDA device; use device='auto' or 'cpu'")
+        raise ResourceError(
+            "device='cuda' was asked for, but torch sees no CUDA device; use device='auto' or 'cpu'",
+            code=ErrorCodes.ERROR_DEVICE_NOT_FOUND,
+        )
     return "cuda"

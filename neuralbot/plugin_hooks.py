@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from neuralbot.error_codes import ErrorCodes
 from neuralbot.errors import GenerationError, ModelError
 
 BLOCKED = "Your query contains sensitive words, please try another query."
@@ -63,7 +64,8 @@ class PluginHooks:
         if asked.answer is None and _is_audio_file(asked.query):
             raise GenerationError(
                 f"query={asked.query!r} is an audio file, and {_SPEECH}: give a text, or register a plugin 'asr' of "
-                "your own"
+                "your own",
+                code=ErrorCodes.ERROR_AUDIO_FORMAT_NOT_SUPPORTED,
             )
         return asked
 
@@ -101,7 +103,8 @@ def _instance(name: str, entry: Mapping[str, Any]) -> Any:
     if entry.get("class") is None:
         raise ModelError(
             f"the plugin {name!r} is enabled, but {_NOT_OFFERED.get(name, 'it has no class')}: disable it, or register "
-            "a class of your own with pre_llm_inference_actions or post_llm_inference_actions"
+            "a class of your own with pre_llm_inference_actions or post_llm_inference_actions",
+            code=ErrorCodes.ERROR_PLUGIN_NOT_SUPPORTED,
         )
     arguments = copy.deepcopy(dict(entry.get("args") or {}))
     try:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from neuralbot.engines.meter import Meter
 from neuralbot.engines.protocol import Sampling
+from neuralbot.error_codes import ErrorCodes
 from neuralbot.errors import GenerationError, ModelError
 from neuralbot.textstream import FinishReason
 
@@ -160,7 +161,8 @@ def openai_engine(model: str, config: Any) -> RemoteEngine:
     key = getattr(config, "api_key", None) or os.environ.get("OPENAI_API_KEY")
     if not key:
         raise ModelError(
-            f"the OpenAI model {model} needs a key: set OPENAI_API_KEY, or give openai_config=OpenAIConfig(api_key=...)"
+            f"the OpenAI model {model} needs a key: set OPENAI_API_KEY, or openai_config=OpenAIConfig(api_key=...)",
+            code=ErrorCodes.ERROR_GENERIC,
         )
     organization = getattr(config, "organization", None) or os.environ.get("OPENAI_ORG")
     headers = {"OpenAI-Organization": organization} if organization else {}
@@ -170,7 +172,10 @@ def openai_engine(model: str, config: Any) -> RemoteEngine:
 def endpoint_engine(url: str, model: str, token: str | None) -> RemoteEngine:
     """A Hugging Face inference endpoint, or another server with its protocol. Raises ModelError."""
     if not token:
-        raise ModelError(f"hf_endpoint_url={_shown(url)} needs a token: set hf_access_token")
+        raise ModelError(
+            f"hf_endpoint_url={_shown(url)} needs a token: set hf_access_token",
+            code=ErrorCodes.ERROR_HF_TOKEN_NOT_PROVIDED,
+        )
     return RemoteEngine(url, model, token, extra=("top_k", "repetition_penalty"))
 
 
