@@ -113,7 +113,8 @@ def _load_model(config: PipelineConfig, loading: LoadingModelConfig, chosen: Pre
         if not kept:
             raise ModelError(
                 f"{config.model_name_or_path} ({loaded.model.config.model_type}) has no linear layer that can be kept "
-                f"in {chosen.kind}; use MixedPrecisionConfig()"
+                f"in {chosen.kind}; use MixedPrecisionConfig()",
+                code=ErrorCodes.ERROR_WEIGHT_ONLY_QUANT_OPTIMIZATION_FAIL,
             )
         if plain:
             chosen.notices.append(f"{plain} of {kept + plain} linear layers do not divide into blocks and stay plain")

@@ -64,7 +64,8 @@ class PluginHooks:
         if asked.answer is None and _is_audio_file(asked.query):
             raise GenerationError(
                 f"query={asked.query!r} is an audio file, and {_SPEECH}: give a text, or register a plugin 'asr' of "
-                "your own"
+                "your own",
+                code=ErrorCodes.ERROR_AUDIO_FORMAT_NOT_SUPPORTED,
             )
         return asked
 

@@ -84,17 +84,20 @@ def of(config: Any, device: Device) -> Precision:
     if config is None or name in ("MixedPrecisionConfig", "AMPConfig"):
         return _mixed(getattr(config, "dtype", "float16" if device == "cuda" else "bfloat16"), device)
     if name in _CALIBRATED:
-        raise _refused(name, f"it needs calibration on data, which is not offered yet; {_TODAY}")
+        raise _error(
+            name, f"{name} cannot be honoured: it needs calibration on data, which is not offered yet; {_TODAY}"
+        )
     if name in _ACTIVATIONS:
-        raise _refused(name, f"activations are not quantized ahead; {_TODAY}")
+        raise _error(name, f"{name} cannot be honoured: activations are not quantized ahead; {_TODAY}")
     if name not in ("RtnConfig", "WeightOnlyQuantConfig", "BitsAndBytesConfig"):
-        raise ModelError(
+        raise _error(
+            name,
             f"optimization_config is a {name}: expected MixedPrecisionConfig, RtnConfig, WeightOnlyQuantConfig or "
-            "BitsAndBytesConfig (from neuralbot.transformers)"
+            "BitsAndBytesConfig (from neuralbot.transformers)",
         )
     if device != "cpu":
-        raise ModelError(
-            f"optimization_config={name}: weight-only layers are for device='cpu'; use MixedPrecisionConfig()"
+        raise _error(
+            name, f"optimization_config={name}: weight-only layers are for device='cpu'; use MixedPrecisionConfig()"
         )
     return _bits_and_bytes(config) if name == "BitsAndBytesConfig" else _rtn(config, name)
 
@@ -112,9 +115,10 @@ def _mixed(name: str, device: Device) -> Precision:
 def _rtn(config: Any, name: str) -> Precision:
     asked = getattr(config, "weight_dtype", None) or {8: "int8", 4: "int4_clip"}.get(getattr(config, "bits", 4))
     if asked not in _WEIGHTS:
-        raise ModelError(
+        raise _error(
+            name,
             f"{name}(bits={getattr(config, 'bits', None)!r}, weight_dtype={getattr(config, 'weight_dtype', None)!r}): "
-            f"expected bits=8 or 4, and weight_dtype {', '.join(_WEIGHTS)} or none"
+            f"expected bits=8 or 4, and weight_dtype {', '.join(_WEIGHTS)} or none",
         )
     _refuse(config, name)
     bits, kind = _WEIGHTS[asked]
@@ -126,7 +130,7 @@ def _rtn(config: Any, name: str) -> Precision:
 def _bits_and_bytes(config: Any) -> Precision:
     name = "BitsAndBytesConfig"
     if not config.load_in_8bit and not config.load_in_4bit:
-        raise ModelError(f"{name} asks for neither load_in_8bit nor load_in_4bit: set one of them")
+        raise _error(name, f"{name} asks for neither load_in_8bit nor load_in_4bit: set one of them")
     _refuse(config, name)
     if config.load_in_8bit:
         return _weight_only(config, name, 8, "int8", False, None, " without its outliers apart (llm_int8_threshold)")
@@ -162,8 +166,10 @@ def _refuse(config: Any, name: str) -> None:
     for entry, reason in _REFUSED.items():
         value = getattr(config, entry, None)
         if value not in _UNSET.get(entry, (None, [])):
-            raise _refused(f"{name}({entry}={value!r})", reason)
+            raise _error(name, f"{name}({entry}={value!r}) cannot be honoured: {reason}")
 
 
-def _refused(what: str, reason: str) -> ModelError:
-    return ModelError(f"{what} cannot be honoured: {reason}", code=ErrorCodes.ERROR_WEIGHT_ONLY_QUANT_OPTIMIZATION_FAIL)
+def _error(name: str, message: str) -> ModelError:
+    bits_and_bytes = name == "BitsAndBytesConfig"
+    codes = ErrorCodes.ERROR_WEIGHT_ONLY_QUANT_OPTIMIZATION_FAIL, ErrorCodes.ERROR_BITS_AND_BYTES_OPTIMIZATION_FAIL
+    return ModelError(message, code=codes[bits_and_bytes])

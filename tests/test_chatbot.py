@@ -419,8 +419,9 @@ def test_the_precision_asked_for_is_the_models(folder: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("device", ["hpu", "xpu", "gpu", "cdua"])
 def test_other_devices_are_refused(folder: Path, device: str) -> None:
-    with pytest.raises(ResourceError, match=f"device='{device}'"):
+    with pytest.raises(ResourceError, match=f"device='{device}'") as caught:
         build_chatbot(PipelineConfig(str(folder), device=device))
+    assert caught.value.code == 1005
 
 
 def test_cuda_is_not_replaced_in_silence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,8 +187,11 @@ def test_an_instance_may_be_given_and_registered_later(folder: str) -> None:
 @pytest.mark.parametrize("name", [*registry.GlobalPlugins().plugins, "mine"])
 def test_plugins_without_an_implementation_are_refused_by_name(name: str) -> None:
     plugins = {"other": {"enable": False}, name: {"enable": True, "class": None, "args": {}}}
-    with pytest.raises(ModelError, match=f"the plugin '{name}' is enabled, but .*(not offered|no class|not cached)"):
+    with pytest.raises(
+        ModelError, match=f"the plugin '{name}' is enabled, but .*(not offered|no class|not cached)"
+    ) as caught:
         build_chatbot(PipelineConfig("there/is/none", plugins=plugins))
+    assert caught.value.code == 1006
 
 
 def test_a_plugin_that_cannot_be_made_is_named() -> None:

@@ -237,6 +237,7 @@ def test_refusals_are_told_with_status_and_reason_but_no_key(
     with pytest.raises(GenerationError, match=f"the server http://127.0.0.1:[0-9]+/v1 {message}") as caught:
         openai().predict("Where?")
     assert KEY not in str(caught.value) and "\n" not in str(caught.value)
+    assert caught.value.code == 5008
 
 
 @pytest.mark.parametrize(
@@ -295,8 +296,9 @@ def test_keys_come_from_the_environment_and_are_shown_nowhere(
 
 
 def test_an_endpoint_needs_a_token_and_an_address(server: Server) -> None:
-    with pytest.raises(ModelError, match=f"hf_endpoint_url={server.url} needs a token"):
+    with pytest.raises(ModelError, match=f"hf_endpoint_url={server.url} needs a token") as missing:
         build_chatbot(PipelineConfig(hf_endpoint_url=server.url))
+    assert missing.value.code == 2007
     for url in ("ftp://host/x", "host:80", "https://user:pass@host", "https://"):
         with pytest.raises(ModelError, match="is no address of a server") as caught:
             build_chatbot(PipelineConfig(hf_endpoint_url=url, hf_access_token="x"))

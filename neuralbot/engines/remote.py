@@ -161,7 +161,8 @@ def openai_engine(model: str, config: Any) -> RemoteEngine:
     key = getattr(config, "api_key", None) or os.environ.get("OPENAI_API_KEY")
     if not key:
         raise ModelError(
-            f"the OpenAI model {model} needs a key: set OPENAI_API_KEY, or give openai_config=OpenAIConfig(api_key=...)"
+            f"the OpenAI model {model} needs a key: set OPENAI_API_KEY, or openai_config=OpenAIConfig(api_key=...)",
+            code=ErrorCodes.ERROR_GENERIC,
         )
     organization = getattr(config, "organization", None) or os.environ.get("OPENAI_ORG")
     headers = {"OpenAI-Organization": organization} if organization else {}
