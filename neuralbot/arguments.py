@@ -17,6 +17,7 @@ from neuralbot.prompt_styles import PROMPT_STYLES
 
 TASKS = ("completion", "chat", "summarization", "code-generation", "image2text")
 PEFT_METHODS = ("lora", "llama_adapter", "ptun", "prefix", "prompt")
+VIRTUAL_TOKENS = ("ptun", "prefix", "prompt")  # the methods that put tokens of their own before each text
 KERNELS = ("fast", "reference")
 DEVICES = ("auto", "cpu", "cuda", "hpu", "xpu")
 
@@ -165,11 +166,20 @@ class FinetuningArguments:
         default=None, metadata=_says("Names of the modules that get LoRA; null: the usual ones of the model family.")
     )
     lora_all_linear: bool = field(default=False, metadata=_says("LoRA on every linear layer except the output layer."))
-    adapter_layers: int = field(default=30, metadata=_says("llama_adapter: number of layers with an adapter."))
+    adapter_layers: int = field(
+        default=30, metadata=_says("llama_adapter: number of layers with an adapter, counted from the last.")
+    )
     adapter_len: int = field(default=10, metadata=_says("llama_adapter: length of the adapter prompt."))
     num_virtual_tokens: int = field(default=10, metadata=_says("ptun, prefix, prompt: number of virtual tokens."))
     ptun_hidden_size: int = field(default=1024, metadata=_says("ptun: width of the prompt encoder."))
-    peft: str = field(default="lora", metadata=_says("Method of parameter-efficient tuning.", PEFT_METHODS))
+    peft: str = field(
+        default="lora",
+        metadata=_says(
+            "What is trained beside the frozen base. lora: thin matrices in its layers. ptun, prompt: tokens before "
+            "each text. prefix: keys and values before those of each text. llama_adapter: prompts with a gate.",
+            PEFT_METHODS,
+        ),
+    )
     train_on_inputs: bool = field(default=False, metadata=_says("Learn the question too, not only the answer."))
     device: str = field(default="auto", metadata=_says("Where to train.", DEVICES))
     task: str = field(default="completion", metadata=_says("What the rows teach.", TASKS))
@@ -193,6 +203,11 @@ class FinetuningArguments:
             KERNELS,
         ),
     )
+
+    @property
+    def virtual_tokens(self) -> int:
+        """How many places of the context the tuning itself takes."""
+        return self.num_virtual_tokens if self.peft in VIRTUAL_TOKENS and not self.full_finetune else 0
 
 
 @dataclass

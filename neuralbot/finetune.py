@@ -156,6 +156,7 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
     from neuralbot import modeling, recipe_tokenizer
     from neuralbot.data import splits as data_splits
     from neuralbot.data.training_data import tokenize_splits
+    from neuralbot.training import adapter
     from neuralbot.training.build import load_model
 
     plan = _plan(recipe)
@@ -165,12 +166,13 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
     rendering = recipe_tokenizer.load(recipe)
     tokenizer, style = rendering.tokenizer, rendering.style
     splits = data_splits.load_splits(data, task, do_eval=recipe.evaluates, token=model_args.token)
-    length = modeling.row_limit(model_args, data.max_seq_length)
+    length = modeling.row_limit(model_args, data.max_seq_length, recipe.finetuning.virtual_tokens)
     rows = tokenize_splits(splits, tokenizer, length, recipe.finetuning.train_on_inputs, data, _teller(console))
     model = load_model(model_args, recipe.finetuning, plan.torch_dtype())
     if plan.device == "cpu" and rows.mean_length <= SHORT_ROW:
         model.set_attn_implementation("eager")
-    notices = (*recipe.notices, *rendering.notices, *_slow_int8(recipe, plan), *rows.notices, *plan.notices)
+    adapted = adapter.check(model, recipe.finetuning)
+    notices = (*recipe.notices, *rendering.notices, *adapted, *_slow_int8(recipe, plan), *rows.notices, *plan.notices)
     for line in (*splits.detected, *(f"note: {notice}" for notice in notices)):
         console.print(line, highlight=False, markup=False)
     console.print(f"{rows.describe()}; prompt style: {style}", highlight=False)
@@ -224,7 +226,7 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
     if data.stream is not None:
         _note(run_by_steps(arguments, lambda: _counted(data, console)), folder, console)
     if not recipe.finetuning.full_finetune:
-        model = adapter.add_lora(model, recipe.finetuning, seed=arguments.seed)
+        model = adapter.add_adapter(model, recipe.finetuning, seed=arguments.seed)
     trained, total = adapter.trainable_parameters(model)
     folder.update_manifest(trainable_parameters=trained)
     console.print(f"training {trained:,} of {total:,} parameters ({trained / total:.1%})", highlight=False)
@@ -315,7 +317,7 @@ def _evaluate(
 
 
 def _tuned(trainer: Trainer, prepared: Prepared, folder: RunFolder) -> PreTrainedModel:
-    """The trained model as serving will load it: the adapter merged, in the plan's dtype."""
+    """The trained model as serving will load it, in the plan's dtype: the adapter merged, where it can be."""
     from neuralbot import modeling
 
     dtype, model = prepared.plan.torch_dtype(), prepared.recipe.model
@@ -335,7 +337,7 @@ def _manifest(prepared: Prepared) -> dict[str, Any]:
     return {
         "name": Path(recipe.training["output_dir"]).name,
         "task": recipe.finetuning.task,
-        "method": "full" if recipe.finetuning.full_finetune else "lora",
+        "method": "full" if recipe.finetuning.full_finetune else recipe.finetuning.peft,
         "base_bits": recipe.finetuning.bits if recipe.finetuning.qlora else None,
         "base_model": {
             "name": name,

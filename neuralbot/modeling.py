@@ -40,7 +40,7 @@ T = TypeVar("T")
 class LoadedModel:
     """A model ready to answer, with what was stored beside it."""
 
-    model: PreTrainedModel
+    model: PreTrainedModel | PeftModel  # the latter where an adapter cannot be merged
     tokenizer: PreTrainedTokenizerBase
     serving: dict[str, Any]  # the run's ServingArguments by name; empty where none are stored
     base_name: str
@@ -145,8 +145,8 @@ def load_tokenizer(
     return tokenizer
 
 
-def row_limit(args: ModelArguments, max_seq_length: int) -> int:
-    """`max_seq_length`, or the context of the model if that is shorter; reads its config, no weights.
+def row_limit(args: ModelArguments, max_seq_length: int, virtual_tokens: int = 0) -> int:
+    """`max_seq_length`, or what `virtual_tokens` leave of the model's context if that is shorter; reads no weights.
 
     Raises ModelError.
     """
@@ -161,7 +161,13 @@ def row_limit(args: ModelArguments, max_seq_length: int) -> int:
     config = loading(
         f"the config of {source}", lambda: AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     )
-    return min(max_seq_length, context_length(config) or max_seq_length)
+    context = context_length(config) or max_seq_length + virtual_tokens
+    if virtual_tokens >= context - 1:
+        raise ModelError(
+            f"finetuning.num_virtual_tokens={virtual_tokens} leaves no room for a text: {source} reads {context} "
+            "tokens at once; lower it"
+        )
+    return min(max_seq_length, context - virtual_tokens)
 
 
 def context_length(config: PreTrainedConfig) -> int | None:
@@ -218,7 +224,8 @@ def load_for_chat(
 ) -> LoadedModel:
     """What a chatbot runs: a run folder (adapter or full), or a model with the adapter in `peft_path`, if given.
 
-    Adapters are merged into their base. The tokenizer is the one named, else the adapter's, else the model's.
+    Adapters are merged into their base, but those that learned a prompt (see `merged`). The tokenizer is the one
+    named, else the adapter's, else the model's.
     Raises ModelError.
     """
     place = local_folder(source, weights=True, token=token, cache_dir=cache_dir)
@@ -244,22 +251,28 @@ def load_for_chat(
     return LoadedModel(model, tokenizer, _read_serving(home), base)
 
 
-def merged(model: PreTrainedModel | PeftModel, dtype: torch.dtype) -> PreTrainedModel:
+def merged(model: PreTrainedModel | PeftModel, dtype: torch.dtype) -> PreTrainedModel | PeftModel:
     """`model` without its adapter layers, their effect added to its weights, in `dtype`; changes `model` itself.
 
     Merged because a separate adapter costs two more matrix products a layer and token; in fp32 because the sum is
-    small beside the weight, and bf16 would round much of it away before the one rounding at the end.
+    small beside the weight, and bf16 would round much of it away before the one rounding at the end. What an adapter
+    puts before each text is no weight: a PeftModel stays one. The gated prompts of llama_adapter stay in the layers.
     """
     import torch
     from peft import PeftModel
 
     plain: Any = model
-    if isinstance(model, PeftModel) and _is_plain_lora(model):
-        plain = _merged_by_layer(model, dtype)
-    elif isinstance(model, PeftModel):
-        plain = model.to(torch.float32).merge_and_unload()
-    result: PreTrainedModel = plain.to(dtype).eval()
+    if isinstance(model, PeftModel) and model.peft_type == "ADAPTION_PROMPT":
+        plain = model.get_base_model()
+    elif isinstance(model, PeftModel) and model.peft_type not in _VIRTUAL_TOKENS:
+        is_lora = _is_plain_lora(model)
+        plain = _merged_by_layer(model, dtype) if is_lora else model.to(torch.float32).merge_and_unload()
+    result: PreTrainedModel | PeftModel = plain.to(dtype).eval()
     return result
+
+
+_VIRTUAL_TOKENS = ("P_TUNING", "PREFIX_TUNING", "PROMPT_TUNING")  # kinds of adapters, by peft's names
+_UNMERGED = (*_VIRTUAL_TOKENS, "ADAPTION_PROMPT")
 
 
 def _is_plain_lora(model: PeftModel) -> bool:
@@ -287,13 +300,16 @@ def _merged_by_layer(model: PeftModel, dtype: torch.dtype) -> PreTrainedModel:
 
 def _with_adapter(
     adapter: Path, base_name: str, dtype: torch.dtype, revision: str | None, token: str | None, cache_dir: str | None
-) -> PreTrainedModel:
+) -> PreTrainedModel | PeftModel:
     if not (adapter / ADAPTER_CONFIG).is_file():
         raise ModelError(f"{adapter} is no adapter: it has no {ADAPTER_CONFIG}")
     if not (adapter / ADAPTER_WEIGHTS).is_file():
         raise ModelError(f"the adapter in {adapter} has no {ADAPTER_WEIGHTS}{_pickle_advice(adapter)}")
+    # As stored, so that merging rounds once; an adapter that is not merged is read in the dtype of its base.
+    kind = _read_json(adapter / ADAPTER_CONFIG).get("peft_type")
+    base_dtype: torch.dtype | Literal["auto"] = dtype if kind in _UNMERGED else "auto"
     try:
-        base = load_base(base_name, "auto", revision=revision, token=token, cache_dir=cache_dir)
+        base = load_base(base_name, base_dtype, revision=revision, token=token, cache_dir=cache_dir)
     except ModelError as error:
         raise ModelError(f"the base of the adapter in {adapter} cannot be loaded: {error}") from error
     return merged(_attach(base, adapter, base_name), dtype)
@@ -310,8 +326,8 @@ def _attach(base: PreTrainedModel, adapter: Path, base_name: str) -> PeftModel:
     model = loading(
         mismatch, lambda: PeftModel.from_pretrained(base, str(adapter), config=config, torch_device="cpu"), says=""
     )
-    if not hasattr(model, "merge_and_unload"):
-        raise ModelError(f"{what} is of the kind {config.peft_type.value}, which cannot be merged; LoRA adapters can")
+    if config.peft_type not in _UNMERGED and not hasattr(model, "merge_and_unload"):
+        raise ModelError(f"{what} is of the kind {config.peft_type.value}, which cannot be served; LoRA adapters can")
     # peft only warns about tensors that find no place, and would answer with the untuned base.
     expected = {
         name: list(tensor.shape)

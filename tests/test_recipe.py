@@ -180,6 +180,7 @@ def test_tables_name_only_keys_that_exist() -> None:
         "values": {key for key, _ in support.REFUSED_VALUES},
         "no effect": set(support.NO_EFFECT),
         "fixed": set(support.FIXED),
+        "of methods": set(support.OF_METHODS),
         "only when": set(support.ONLY_WHEN) | {switch for switch, _ in support.ONLY_WHEN.values()},
         "renamed": {f"training.{new}" for new in old_keys.TODAY.values() if new},
     }

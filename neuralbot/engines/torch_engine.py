@@ -20,10 +20,12 @@ from torch import Tensor
 from neuralbot import modeling
 from neuralbot.conversation import end_token
 from neuralbot.engines.protocol import Sampling, token_budget
+from neuralbot.engines.virtual_tokens import VirtualTokens, without_adapter
 from neuralbot.errors import GenerationError
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Scores = Callable[[Tensor, Tensor], Tensor]  # (ids (B, T), logits (B, V)) -> logits (B, V)
 
@@ -34,13 +36,14 @@ class TorchEngine:
     Streams of several threads take turns token by token. Generating switches the model to evaluation mode.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.model = model
+    def __init__(self, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model, self._virtual = without_adapter(model)
         self.tokenizer = tokenizer
-        self.context_length = modeling.context_length(model.config)
-        self.end_ids = end_token_ids(model, tokenizer)
+        context = modeling.context_length(model.config)
+        self.context_length = context and context - self._virtual.count
+        self.end_ids = end_token_ids(self.model, tokenizer)
         self._lock = threading.Lock()
-        self._accepted = _forward_parameters(model)
+        self._accepted = frozenset(inspect.signature(self.model.forward).parameters)  # older families know fewer
 
     def stream(self, prompt_ids: list[int], sampling: Sampling) -> Iterator[int]:
         """The answer's ids, one by one. Raises GenerationError at once for a prompt or value it cannot use."""
@@ -80,7 +83,7 @@ class TorchEngine:
     ) -> Iterator[tuple[int, int]]:
         """Yields (row, token id) in the order of the tokens' steps; end tokens are left out."""
         self.model.eval()
-        batch = _Batch(prompts, self.model, seed=None if sampling.greedy else sampling.seed)
+        batch = _Batch(prompts, self._virtual, self.model.device, seed=None if sampling.greedy else sampling.seed)
         scores = _scores(sampling, self.end_ids)
         while batch.rows:
             tokens = self._next_tokens(batch, scores, sampling.greedy)
@@ -119,7 +122,8 @@ class TorchEngine:
 
     @torch.inference_mode()
     def _beams(self, prompt: list[int], budget: int, sampling: Sampling) -> list[int]:
-        ids_BT = torch.tensor([prompt], device=self.model.device)
+        known = [prompt[0]] * self._virtual.count
+        ids_BT = torch.tensor([known + prompt], device=self.model.device)
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         chosen = {} if sampling.greedy else _sampling_values(sampling)
         # `generate` draws from the global generator: it is lent for the call and put back.
@@ -130,6 +134,7 @@ class TorchEngine:
             output_BT = self.model.generate(
                 ids_BT,
                 attention_mask=torch.ones_like(ids_BT),
+                past_key_values=self._virtual.cache(sampling.num_beams) if known else None,
                 num_beams=sampling.num_beams,
                 max_new_tokens=budget,
                 do_sample=not sampling.greedy,
@@ -139,29 +144,29 @@ class TorchEngine:
                 pad_token_id=prompt[0],
                 **chosen,
             )
-        return _until_end(output_BT[0, len(prompt) :].tolist(), self.end_ids)
+        return _until_end(output_BT[0, ids_BT.shape[1] :].tolist(), self.end_ids)
 
 
 class _Batch:
     """The rows still running: their ids so far, the key/value cache, the padding mask, one generator a row."""
 
-    def __init__(self, prompts: Sequence[Sequence[int]], model: PreTrainedModel, seed: int | None) -> None:
-        from transformers import DynamicCache
-
-        longest = max(len(prompt) for prompt in prompts)
-        # A row is padded with its own first token: masked for attention, and no news to the repetition penalty.
+    def __init__(
+        self, prompts: Sequence[Sequence[int]], virtual: VirtualTokens, device: torch.device, seed: int | None
+    ) -> None:
+        longest = virtual.count + max(len(prompt) for prompt in prompts)
+        # A row's own first token stands for what has none (virtual tokens, already in the cache, and padding, masked
+        # for attention): it is no news to the repetition penalty.
         padded = [[*[prompt[0]] * (longest - len(prompt)), *prompt] for prompt in prompts]
-        device = model.device
         self.rows = list(range(len(prompts)))
         self.ids_BT = torch.tensor(padded, device=device)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         places = torch.arange(longest, device=device)
         self.mask_BT: Tensor | None = None
-        if any(len(prompt) < longest for prompt in prompts):
-            self.mask_BT = (places >= (longest - lengths)[:, None]).long()
-        self.cache: DynamicCache = DynamicCache(config=model.config)
+        if len(set(lengths.tolist())) > 1:
+            self.mask_BT = ((places >= (longest - lengths)[:, None]) | (places < virtual.count)).long()
+        self.cache = virtual.cache(len(prompts))
         self.generators = [_generator(seed, device) for _ in prompts]
-        self._cached = 0
+        self._cached = virtual.count
 
     def fresh_ids(self) -> Tensor:
         """(B, n) the ids the cache has not seen: the prompt first, later one token a row."""
@@ -206,12 +211,6 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     if tokenizer.chat_template:
         ids.append(tokenizer.convert_tokens_to_ids(end_token(tokenizer)))
     return frozenset(token for token in ids if token is not None)
-
-
-def _forward_parameters(model: PreTrainedModel) -> frozenset[str]:
-    """The names that the model's forward takes: older families know no `position_ids` or `logits_to_keep`."""
-    unwrapped: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return frozenset(inspect.signature(unwrapped.forward).parameters)
 
 
 def _scores(sampling: Sampling, end_ids: frozenset[int]) -> Scores:

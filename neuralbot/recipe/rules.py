@@ -310,6 +310,16 @@ def _qlora_on_gpu(draft: Draft) -> Found:
         yield "finetuning.qlora", "is for the CPU here: set finetuning.device to cpu, or leave qlora out"
 
 
+def _method(draft: Draft) -> Found:
+    method = draft.value("finetuning.peft")
+    if method == "lora" or draft.value("finetuning.full_finetune"):
+        return
+    if draft.value("finetuning.qlora"):
+        yield "finetuning.peft", f"{method}, but qlora is LoRA on a quantised base: write lora, or leave qlora out"
+    if method == "prefix" and draft.value("training.gradient_checkpointing"):
+        yield "finetuning.peft", "prefix cannot be trained with gradient_checkpointing: leave one of them out"
+
+
 def _lora_targets(draft: Draft) -> Found:
     if draft.value("finetuning.lora_all_linear") and draft.given("finetuning.lora_target_modules"):
         yield "finetuning.lora_target_modules", "lora_all_linear is true as well: keep one"
@@ -373,6 +383,6 @@ _RULES = (
     *(_base_model, _rows, _data_set_config, _two_validations, _evaluation_needs_rows, _streamed_sources, _same_files),
     *(_never_trains, _steps, _best_model, _save_best, _early_stopping, _better_is_lower, _scheduler),
     *(_precision, _device, _row_readers, _optimizer, _trackers),
-    *(_full_finetune, _full_and_qlora, _qlora_on_gpu, _lora_targets, _metric, _sampling, _output_folder),
+    *(_full_finetune, _full_and_qlora, _qlora_on_gpu, _method, _lora_targets, _metric, _sampling, _output_folder),
 )
 _REMARKS = (_revisions, _epochs_lose, _bits_16)

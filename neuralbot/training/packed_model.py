@@ -24,6 +24,8 @@ def unsupported(model: Any, longest_row: int) -> str | None:
     """Why `model` cannot be run on packs of rows up to that long; None if it can."""
     if not hasattr(model, "peft_config"):
         return "it trains LoRA adapters, and this run trains all weights"
+    if model.peft_type != "LORA":
+        return f"it trains LoRA adapters, and this run trains one of the kind {model.peft_type.value}"
     causal = model.get_base_model()
     config = causal.config
     if config.model_type not in FAMILIES:

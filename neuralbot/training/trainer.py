@@ -71,6 +71,12 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]  # the library is not
         """Give the memory of all weights back, once they are saved; the counts stay."""
         self.model.to("meta")
 
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if isinstance(self.model, PeftModel) and self.model.peft_type == "P_TUNING":
+            # What was saved is the prompt that the encoder made, and peft put it where the encoder's input stood.
+            self.model.active_peft_config.inference_mode = True
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         # The stock method also writes training_args.bin, a pickle.
         target = Path(output_dir or self.args.output_dir)

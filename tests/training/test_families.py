@@ -10,6 +10,7 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
+    CTRLConfig,
     FalconConfig,
     Gemma2Config,
     GPT2Config,
@@ -62,8 +63,7 @@ def test_the_plain_trainer_tunes_what_the_fast_one_does_not_know(
     config: Any, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    tuning = FinetuningArguments(lora_all_linear=config.model_type == "phi3")  # peft knows no usual layers of phi3
-    model = adapter.add_lora(AutoModelForCausalLM.from_config(config), tuning, seed=1)
+    model = adapter.add_adapter(AutoModelForCausalLM.from_config(config), FinetuningArguments(), seed=1)
     settings = TrainingArguments(
         output_dir=str(tmp_path), num_train_epochs=10, per_device_train_batch_size=6, logging_steps=1, use_cpu=True,
         report_to="none", disable_tqdm=True, save_strategy="no", remove_unused_columns=False, learning_rate=3e-2,
@@ -77,6 +77,6 @@ def test_the_plain_trainer_tunes_what_the_fast_one_does_not_know(
 
 
 def test_a_family_without_usual_layers_is_told_so() -> None:
-    phi3 = AutoModelForCausalLM.from_config(Phi3Config(**LLAMA_LIKE))
-    with pytest.raises(ModelError, match=r"phi3 at its usual layers.*qkv_proj.*lora_all_linear"):
-        adapter.add_lora(phi3, FinetuningArguments(), seed=1)
+    ctrl = AutoModelForCausalLM.from_config(CTRLConfig(**GPT_LIKE, dff=32))
+    with pytest.raises(ModelError, match=r"ctrl at its usual layers.*Wk, Wq, Wv.*lora_all_linear"):
+        adapter.add_adapter(ctrl, FinetuningArguments(), seed=1)

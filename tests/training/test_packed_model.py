@@ -18,7 +18,7 @@ from neuralbot.data.tokenized import Row
 from neuralbot.kernels import native, plain
 from neuralbot.kernels.frozen import can_prepack
 from neuralbot.kernels.quantized import Quantize, quantizer
-from neuralbot.training.adapter import add_lora
+from neuralbot.training.adapter import add_adapter
 from neuralbot.training.packed_model import PackedModel, unsupported
 
 SHAPE: dict[str, Any] = {
@@ -66,7 +66,7 @@ def model(
         if quantize and isinstance(module, torch.nn.Linear) and name != "lm_head":
             base.set_submodule(name, quantize(module))
     chosen = {"lora_all_linear": True, "lora_dropout": 0.0} | tuning
-    adapted = add_lora(base, FinetuningArguments(**chosen), seed=3)
+    adapted = add_adapter(base, FinetuningArguments(**chosen), seed=3)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
