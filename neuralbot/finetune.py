@@ -236,7 +236,7 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
         pad_to=recipe.data.max_seq_length if recipe.data.pad_to_max_length else None,
         early_stopping_patience=recipe.early_stopping_patience,
     )  # fmt: skip
-    trainer.add_callback(MetricsCallback(trainer, folder.log))
+    trainer.add_callback(MetricsCallback(trainer, folder.log, eval_ppl=recipe.finetuning.eval_ppl))
     losses: dict[str, float] = {}
     if data.validation:
         losses["eval_loss_before"] = trainer.evaluate()["eval_loss"]
@@ -401,8 +401,9 @@ def _summary(result: FinetuneResult, shown: int, console: Console) -> None:
     total = sum(result.seconds.values())
     console.print(f"\n[bold]{result.run_dir}[/bold] is ready after {total:.0f} s", highlight=False)
     if "eval_loss" in result.metrics:
-        losses = result.metrics["eval_loss_before"], result.metrics["eval_loss"]
-        console.print(f"held-out loss {losses[0]:.3f} -> {losses[1]:.3f}", highlight=False)
+        console.print(f"held-out loss {_before_and_after(result.metrics, 'eval_loss')}", highlight=False)
+    if "perplexity" in result.metrics:
+        console.print(f"perplexity {_before_and_after(result.metrics, 'perplexity')}", highlight=False)
     for when, evaluation in (("before", result.before), ("after", result.after)):
         if evaluation:
             console.print(f"{when:>6}: {evaluation.describe()}", highlight=False)
@@ -410,6 +411,10 @@ def _summary(result: FinetuneResult, shown: int, console: Console) -> None:
         console.print(f"\n[bold]question[/bold]  {escape(sample.prompt)}", highlight=False)
         console.print(f"[bold]answer[/bold]    {escape(sample.answer)}", highlight=False)
     console.print(f"\nchat with it: [bold]{_chat_command(result.run_dir)}[/bold]", highlight=False, soft_wrap=True)
+
+
+def _before_and_after(metrics: dict[str, float], name: str) -> str:
+    return f"{metrics[f'{name}_before']:.3f} -> {metrics[name]:.3f}"
 
 
 def _chat_command(run_dir: Path) -> str:

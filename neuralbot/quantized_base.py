@@ -5,6 +5,7 @@ The output layer and the embeddings keep the dtype of the computation.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,11 +39,17 @@ def load_quantized(
     modeling.prepare_transformers()
     model = modeling.loading(f"the model {source}", lambda: _skeleton(folder, dtype))
     linear = _linear_layers(model)
+    if not linear:
+        raise _mismatch(source, f"{model.config.model_type} has no linear layers that can be quantised")
     places = _places(model)
     missing = set(places)
-    for name, tensor in _tensors(folder):
+    for stored, tensor in _tensors(folder):
+        # Some were saved without the output layer, and so without the name of what is under it.
+        name = stored if stored in places else f"{model.base_model_prefix}.{stored}"
         if name not in places:
-            raise _mismatch(source, f"it has a tensor {name}, which {model.config.model_type} does not know")
+            if _is_constant(model, stored):
+                continue
+            raise _mismatch(source, f"it has a tensor {stored}, which {model.config.model_type} does not know")
         _put(model, places[name], tensor.to(dtype), source)
         missing -= set(places[name])
         owner = name.rpartition(".")[0]
@@ -81,6 +88,15 @@ def _places(model: PreTrainedModel) -> dict[str, list[str]]:
     for name, parameter in model.named_parameters(remove_duplicate=False):
         by_identity.setdefault(id(parameter), []).append(name)
     return {name: names for names in by_identity.values() for name in names}
+
+
+def _is_constant(model: PreTrainedModel, name: str) -> bool:
+    """Whether older versions of transformers stored this tensor, which is computed today."""
+    constants = [*(model._keys_to_ignore_on_load_unexpected or ()), *_CONSTANTS]
+    return any(re.search(pattern, name) for pattern in constants)
+
+
+_CONSTANTS = (r"rotary_emb\.inv_freq$", r"\.attn\.(masked_)?bias$")
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:

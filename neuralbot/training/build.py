@@ -78,7 +78,7 @@ def build_trainer(
 
 def why_reference(model: nn.Module, arguments: TrainingArguments, longest_row: int) -> str | None:
     """What keeps the fast trainer from this run; None if nothing does."""
-    for setting in ("label_smoothing_factor", "neftune_noise_alpha", "auto_find_batch_size", "torch_compile"):
+    for setting in ("neftune_noise_alpha", "auto_find_batch_size", "torch_compile"):
         if getattr(arguments, setting):
             return f"training.{setting} is set"
     if arguments.include_num_input_tokens_seen not in (False, "no"):

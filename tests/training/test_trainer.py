@@ -141,6 +141,41 @@ def test_fast_and_plain_train_alike_for_60_steps(tiny_model: Any, tiny_tokenizer
     assert held_out["fast"] == pytest.approx(held_out["reference"], rel=5e-3)
 
 
+@pytest.mark.parametrize("peft", ["lora", "prompt", "prefix"])
+def test_smoothing_is_that_of_whole_steps_and_not_of_held_out_rows(
+    tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path, peft: str
+) -> None:
+    """Small batches accumulated train as whole steps do, and fast as plain; held-out losses are not smoothed."""
+    tuning = FinetuningArguments(peft=peft, lora_dropout=0.0)
+    ways: list[tuple[Kernels, int]] = [("reference", 1), ("reference", 2), *([("fast", 2)] if peft == "lora" else [])]
+    curves, held_out = [], []
+    for kernels, accumulated in ways:
+        model = adapter.add_adapter(copy_of(tiny_model), tuning, seed=1)
+        settings = arguments(
+            tmp_path, label_smoothing_factor=0.2, learning_rate=0.02,
+            per_device_train_batch_size=4 // accumulated, gradient_accumulation_steps=accumulated,
+        )  # fmt: skip
+        trainer = build_trainer(model, tiny_tokenizer, settings, ROWS, ROWS, kernels=kernels)
+        trainer.train()
+        curves.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+        held_out.append(trainer.evaluate()["eval_loss"])
+        sharp = build_trainer(model, tiny_tokenizer, arguments(tmp_path), ROWS, ROWS, kernels=kernels)
+        assert sharp.evaluate()["eval_loss"] == pytest.approx(held_out[-1], rel=1e-5)
+    assert all(curve == pytest.approx(curves[0], rel=1e-4) for curve in curves)
+    assert held_out == pytest.approx([held_out[0]] * len(held_out), rel=1e-4)
+
+
+def test_smoothing_changes_what_is_trained(tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    losses = []
+    for smoothing in (0.0, 0.2):
+        model = adapter.add_adapter(copy_of(tiny_model), FinetuningArguments(lora_dropout=0.0), seed=1)
+        settings = arguments(tmp_path, label_smoothing_factor=smoothing, learning_rate=0.05)
+        trainer = build_trainer(model, tiny_tokenizer, settings, ROWS, ROWS, kernels="reference")
+        trainer.train()
+        losses.append(trainer.evaluate()["eval_loss"])
+    assert abs(losses[0] - losses[1]) > 1e-3
+
+
 def test_the_best_checkpoint_is_loaded_back_into_the_fast_path(
     tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
@@ -172,7 +207,6 @@ def test_plain_peft_loads_what_the_fast_path_trained(tiny_model: Any, tiny_token
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor"),
         ({"neftune_noise_alpha": 5.0}, "neftune"),
         ({"include_num_input_tokens_seen": "all"}, "include_num_input_tokens_seen"),
         ({}, None),
