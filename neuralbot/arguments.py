@@ -33,7 +33,9 @@ class ModelArguments:
     model_name_or_path: str | None = field(
         default=None, metadata=_says('The base model: a Hugging Face name, a folder, or "seedling" (the embedded one).')
     )
-    config_name: str | None = field(default=None, metadata=_says("Name or folder of the config, if it lies elsewhere."))
+    config_name: str | None = field(
+        default=None, metadata=_says("Name or folder of the config, if it lies elsewhere; kept with the run.")
+    )
     tokenizer_name: str | None = field(
         default=None, metadata=_says("Name or folder of the tokenizer, if it lies elsewhere.")
     )
@@ -88,7 +90,13 @@ class DataArguments:
     dataset_seed: int = field(default=42, metadata=_says("Seed of shuffles and splits of the rows."))
     dataset_cache_directory: str | None = field(default=None, metadata=_says("Folder for downloaded data sets."))
     dataset_concatenation: bool = field(default=False, metadata=_says("Kept for old recipes: see finetuning.kernels."))
-    special_tokens: list[str] | None = field(default=None, metadata=_says("Tokens to add to the vocabulary."))
+    special_tokens: list[str] | None = field(
+        default=None,
+        metadata=_says(
+            "Tokens to add to the vocabulary, for marks that the rows hold; their embeddings are trained, with LoRA "
+            "too. One that the chat template writes is a control token: in a row it stays text."
+        ),
+    )
     max_source_length: int = field(default=384, metadata=_says("Token budget of the prompt."))
     max_target_length: int = field(default=128, metadata=_says("Token budget of the answer."))
     num_beams: int = field(default=4, metadata=_says("Beams of the ROUGE evaluation."))

@@ -52,6 +52,7 @@ class Prepared:
     plan: hardware.Plan
     tokenizer: PreTrainedTokenizerBase
     prompt_style: str
+    new_tokens: tuple[int, ...]
     data: TrainingData
     model: PreTrainedModel
     notices: tuple[str, ...]
@@ -153,7 +154,7 @@ def _plan(recipe: Recipe) -> hardware.Plan:
 
 def prepare(recipe: Recipe, console: Console) -> Prepared:
     """Load and check everything a run needs; writes nothing."""
-    from neuralbot import modeling, recipe_tokenizer
+    from neuralbot import modeling, recipe_tokenizer, vocabulary
     from neuralbot.data import splits as data_splits
     from neuralbot.data.training_data import tokenize_splits
     from neuralbot.training import adapter
@@ -169,14 +170,15 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
     length = modeling.row_limit(model_args, data.max_seq_length, recipe.finetuning.virtual_tokens)
     rows = tokenize_splits(splits, tokenizer, length, recipe.finetuning.train_on_inputs, data, _teller(console))
     model = load_model(model_args, recipe.finetuning, plan.torch_dtype())
+    vocabulary.make_room(model, rendering.new_tokens)
     if plan.device == "cpu" and rows.mean_length <= SHORT_ROW:
         model.set_attn_implementation("eager")
-    adapted = adapter.check(model, recipe.finetuning)
+    adapted = adapter.check(model, recipe.finetuning, rendering.new_tokens)
     notices = (*recipe.notices, *rendering.notices, *adapted, *_slow_int8(recipe, plan), *rows.notices, *plan.notices)
     for line in (*splits.detected, *(f"note: {notice}" for notice in notices)):
         console.print(line, highlight=False, markup=False)
     console.print(f"{rows.describe()}; prompt style: {style}", highlight=False)
-    return Prepared(recipe, plan, tokenizer, style, rows, model, notices)
+    return Prepared(recipe, plan, tokenizer, style, rendering.new_tokens, rows, model, notices)
 
 
 def _teller(console: Console) -> Callable[[str], None]:
@@ -226,7 +228,7 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
     if data.stream is not None:
         _note(run_by_steps(arguments, lambda: _counted(data, console)), folder, console)
     if not recipe.finetuning.full_finetune:
-        model = adapter.add_adapter(model, recipe.finetuning, seed=arguments.seed)
+        model = adapter.add_adapter(model, recipe.finetuning, arguments.seed, prepared.new_tokens)
     trained, total = adapter.trainable_parameters(model)
     folder.update_manifest(trainable_parameters=trained)
     console.print(f"training {trained:,} of {total:,} parameters ({trained / total:.1%})", highlight=False)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from neuralbot import hub
+from neuralbot import hub, vocabulary
 from neuralbot.arguments import ModelArguments, ServingArguments
 from neuralbot.errors import ModelError
 
@@ -276,10 +276,13 @@ _UNMERGED = (*_VIRTUAL_TOKENS, "ADAPTION_PROMPT")
 
 
 def _is_plain_lora(model: PeftModel) -> bool:
+    """Whether it has nothing but plain LoRA in linear layers, and rows of new tokens."""
     from peft.tuners import lora
+    from peft.tuners.trainable_tokens import TrainableTokensLayer
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    tuned = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
+    layers = [layer for layer in tuned if not isinstance(layer, TrainableTokensLayer)]
     return all(type(x) is lora.Linear and not x.lora_variant and not any(x.lora_bias.values()) for x in layers) and all(
         type(module).__name__ != "ModulesToSaveWrapper" for module in model.modules()
     )
@@ -288,9 +291,13 @@ def _is_plain_lora(model: PeftModel) -> bool:
 def _merged_by_layer(model: PeftModel, dtype: torch.dtype) -> PreTrainedModel:
     """One layer at a time: the whole model in fp32 would be 28 GB for seven billion weights."""
     from peft.tuners import lora
+    from peft.tuners.trainable_tokens import TrainableTokensLayer
 
     for layer in model.modules():
-        if isinstance(layer, lora.Linear):
+        if isinstance(layer, TrainableTokensLayer):
+            layer.base_layer.to(dtype)  # so that the new rows are rounded once
+            layer.merge()
+        elif isinstance(layer, lora.Linear):
             base = layer.get_base_layer()
             change = sum(layer.get_delta_weight(name).float() for name in layer.active_adapters)
             base.weight.data = (base.weight.float() + change).to(dtype)
@@ -323,6 +330,9 @@ def _attach(base: PreTrainedModel, adapter: Path, base_name: str) -> PeftModel:
     config = loading(what, lambda: PeftConfig.from_pretrained(str(adapter)))
     stored = loading(what, lambda: _tensor_shapes(adapter / ADAPTER_WEIGHTS))
     _fit_vocabulary(base, stored)
+    trained = getattr(config, "trainable_token_indices", None) or []  # a list, or one for each layer
+    for tokens in trained.values() if isinstance(trained, dict) else [trained]:
+        vocabulary.grow(base, max(tokens, default=-1) + 1)
     model = loading(
         mismatch, lambda: PeftModel.from_pretrained(base, str(adapter), config=config, torch_device="cpu"), says=""
     )

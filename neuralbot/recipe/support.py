@@ -20,12 +20,10 @@ _OWN_PRECISION = "evaluation runs in the precision of training; use bf16"
 
 REFUSED: dict[str, str] = {
     "model.trust_remote_code": "code from a model repository is never run: choose a model that transformers knows",
-    "model.config_name": "the config is read from the folder of the model",
     "data.train_dir": f"{_IMAGES}: use train_file",
     "data.validation_dir": f"{_IMAGES}: use validation_file",
     "data.image_column": _IMAGES,
     "data.caption_column": _IMAGES,
-    "data.special_tokens": "adding tokens to the vocabulary is not available yet",
     "data.max_source_length": "prompt and answer share one budget: set max_seq_length",
     "data.max_target_length": "prompt and answer share one budget: set max_seq_length (evaluation.max_new_tokens "
     "limits the generated answers)",

@@ -5,6 +5,7 @@ Loading and merging are in `modeling`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -21,17 +22,20 @@ if TYPE_CHECKING:
 _ATTENTION = (("q_proj", "v_proj"), ("qkv_proj",), ("query_key_value",), ("c_attn",), ("Wqkv",))
 
 
-def add_adapter(model: PreTrainedModel, finetuning: FinetuningArguments, seed: int) -> PeftModel:
+def add_adapter(
+    model: PreTrainedModel, finetuning: FinetuningArguments, seed: int, new_tokens: Sequence[int] = ()
+) -> PeftModel:
     """`model` frozen, with what `finetuning.peft` trains in fp32 whatever the base's dtype; the same `seed`, the same
     start.
 
+    new_tokens: lora trains their rows in the embeddings and the output layer too.
     Raises ModelError when the model cannot be trained so.
     """
     import torch
     from peft import get_peft_model
 
     torch.manual_seed(seed)
-    config = _lora(model, finetuning) if finetuning.peft == "lora" else _prompt(model, finetuning)
+    config = _lora(model, finetuning, new_tokens) if finetuning.peft == "lora" else _prompt(model, finetuning)
     config.revision = getattr(model.config, "_commit_hash", None)  # of a base from the hub, whose branches move
     try:
         adapted: PeftModel = get_peft_model(model, config)
@@ -43,13 +47,18 @@ def add_adapter(model: PreTrainedModel, finetuning: FinetuningArguments, seed: i
     return adapted
 
 
-def check(model: PreTrainedModel, finetuning: FinetuningArguments) -> tuple[str, ...]:
+def check(model: PreTrainedModel, finetuning: FinetuningArguments, new_tokens: Sequence[int] = ()) -> tuple[str, ...]:
     """What `add_adapter` will do other than the recipe says. Raises ModelError for a family it will refuse."""
     from peft.tuners.adaption_prompt.config import TRANSFORMERS_MODEL_CONFIG as GATED
 
     family = model.config.model_type
     if finetuning.virtual_tokens and family == "mpt":
         raise ModelError(_cannot(model, finetuning, "its attention takes padding for distance"))
+    if new_tokens and not finetuning.full_finetune and model.get_output_embeddings().bias is not None:
+        raise ModelError(  # peft computes the output layer without it
+            f"the output layer of {family} has a bias, with which LoRA cannot train rows of data.special_tokens: "
+            "set finetuning.full_finetune to true, or leave the tokens out"
+        )
     if finetuning.full_finetune or finetuning.peft != "llama_adapter":
         return ()
     if family not in GATED:
@@ -60,7 +69,7 @@ def check(model: PreTrainedModel, finetuning: FinetuningArguments) -> tuple[str,
     return (f"finetuning.adapter_layers={wanted}: the model has {layers} layers, and each gets an adapter",)
 
 
-def _lora(model: PreTrainedModel, finetuning: FinetuningArguments) -> PeftConfig:
+def _lora(model: PreTrainedModel, finetuning: FinetuningArguments, new_tokens: Sequence[int]) -> PeftConfig:
     from peft import LoraConfig
 
     return LoraConfig(
@@ -70,7 +79,15 @@ def _lora(model: PreTrainedModel, finetuning: FinetuningArguments) -> PeftConfig
         lora_dropout=finetuning.lora_dropout,
         target_modules="all-linear" if finetuning.lora_all_linear else _lora_targets(model, finetuning),
         bias="none",
+        trainable_token_indices=_rows_of(model, new_tokens),
     )
+
+
+def _rows_of(model: PreTrainedModel, tokens: Sequence[int]) -> dict[str, list[int]] | None:
+    """The tokens, for each layer that has rows of its own for them; peft finds an output layer that is tied."""
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    owners = (embeddings,) if head.weight is embeddings.weight else (embeddings, head)
+    return {name: list(tokens) for name, module in model.named_modules() if module in owners} if tokens else None
 
 
 def _lora_targets(model: PreTrainedModel, finetuning: FinetuningArguments) -> list[str] | None:
