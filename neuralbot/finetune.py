@@ -218,6 +218,7 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
 
     Returns the trainer and the losses: on the training rows, and held out before and after.
     """
+    from neuralbot import modeling
     from neuralbot.training import adapter
     from neuralbot.training.build import build_trainer
     from neuralbot.training.stream_steps import run_by_steps
@@ -251,6 +252,8 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
     if data.validation:
         losses["eval_loss"] = trainer.evaluate()["eval_loss"]
     trainer.save_model(str(folder.path))
+    if recipe.model.config_name and not recipe.finetuning.full_finetune:
+        modeling.keep_config(recipe.model, folder.path)
     return trainer, losses
 
 

@@ -11,6 +11,7 @@ import difflib
 import importlib.metadata
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 SEEDLING = "seedling"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+BASE_CONFIG = "base_config"  # folder of the base's config, in a run for which model.config_name named another one
 SERVING = "serving.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -150,17 +152,11 @@ def row_limit(args: ModelArguments, max_seq_length: int, virtual_tokens: int = 0
 
     Raises ModelError.
     """
-    source = args.model_name_or_path or ""
-    folder = local_folder(
-        source, weights=False, revision=args.model_revision, token=args.token, cache_dir=args.cache_dir
+    source, revision = (
+        args.config_name or args.model_name_or_path or "",
+        None if args.config_name else args.model_revision,
     )
-    check_config(folder, source)
-    prepare_transformers()
-    from transformers import AutoConfig
-
-    config = loading(
-        f"the config of {source}", lambda: AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
-    )
+    config = load_config(source, revision=revision, token=args.token, cache_dir=args.cache_dir)
     context = context_length(config) or max_seq_length + virtual_tokens
     if virtual_tokens >= context - 1:
         raise ModelError(
@@ -168,6 +164,28 @@ def row_limit(args: ModelArguments, max_seq_length: int, virtual_tokens: int = 0
             "tokens at once; lower it"
         )
     return min(max_seq_length, context - virtual_tokens)
+
+
+def load_config(
+    source: str, *, revision: str | None = None, token: str | None = None, cache_dir: str | None = None
+) -> PreTrainedConfig:
+    """The config of a model; reads no weights. Raises ModelError."""
+    folder = local_folder(source, weights=False, revision=revision, token=token, cache_dir=cache_dir)
+    check_config(folder, source)
+    prepare_transformers()
+    from transformers import AutoConfig
+
+    config: PreTrainedConfig = loading(
+        f"the config of {source}", lambda: AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    )
+    return config
+
+
+def keep_config(args: ModelArguments, run: Path) -> None:
+    """Put the config that `args.config_name` names into a run with an adapter: serving reads the base with it."""
+    source = local_folder(args.config_name or "", weights=False, token=args.token, cache_dir=args.cache_dir)
+    (run / BASE_CONFIG).mkdir(exist_ok=True)
+    shutil.copyfile(source / "config.json", run / BASE_CONFIG / "config.json")
 
 
 def context_length(config: PreTrainedConfig) -> int | None:
@@ -183,30 +201,31 @@ def load_base(
     source: str,
     dtype: torch.dtype | Literal["auto"],
     *,
+    config: str | None = None,
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | None = None,
 ) -> PreTrainedModel:
     """A causal language model with its weights in `dtype` ("auto": as stored), on the CPU, in evaluation mode.
 
-    Raises ModelError, also when a tensor is missing or has another shape than the config says.
+    config: whose config it gets, if not its own. Raises ModelError, also when a tensor is missing or has another shape
+    than the config says.
     """
     folder = local_folder(source, weights=True, revision=revision, token=token, cache_dir=cache_dir)
     prepare_transformers()
     from transformers import AutoModelForCausalLM
 
     check_folder(folder, source)
+    other = {"config": load_config(config, token=token, cache_dir=cache_dir)} if config else {}
+    options = {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True, **other}
     model, report = loading(
-        f"the model {source}",
-        lambda: AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True
-        ),
+        f"the model {source}", lambda: AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, **options)
     )
     # transformers fills missing tensors with random numbers and only warns: such a model answers nonsense.
     if missing := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
         raise ModelError(
-            f"the model {source} is incomplete: {len(missing)} tensors are missing or have another shape than its "
-            f"config.json says ({', '.join(missing[:10])}); get the model again"
+            f"the model {source} is incomplete: {len(missing)} tensors are missing or have another shape than "
+            f"{config or 'its config.json'} says ({', '.join(missing[:10])}); get the model again"
         )
     note_origin(model, source, folder)
     loaded: PreTrainedModel = model.eval()
@@ -316,7 +335,9 @@ def _with_adapter(
     kind = _read_json(adapter / ADAPTER_CONFIG).get("peft_type")
     base_dtype: torch.dtype | Literal["auto"] = dtype if kind in _UNMERGED else "auto"
     try:
-        base = load_base(base_name, base_dtype, revision=revision, token=token, cache_dir=cache_dir)
+        config = str(adapter / BASE_CONFIG) if (adapter / BASE_CONFIG).is_dir() else None
+        place = {"revision": revision, "token": token, "cache_dir": cache_dir}
+        base = load_base(base_name, base_dtype, config=config, **place)
     except ModelError as error:
         raise ModelError(f"the base of the adapter in {adapter} cannot be loaded: {error}") from error
     return merged(_attach(base, adapter, base_name), dtype)

@@ -16,7 +16,7 @@ from neuralbot.errors import ModelError
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from neuralbot.kernels.quantized import Quantize
 
@@ -26,18 +26,20 @@ def load_quantized(
     dtype: torch.dtype,
     quantize: Quantize,
     *,
+    config: str | None = None,
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | None = None,
 ) -> PreTrainedModel:
     """The causal language model `source`, each linear layer but the output layer as `quantize` makes it.
 
-    Raises ModelError, also when the files do not hold exactly the model's tensors.
+    config: whose config it gets, if not its own. Raises ModelError, also when the files do not hold exactly the
+    model's tensors.
     """
     folder = modeling.local_folder(source, weights=True, revision=revision, token=token, cache_dir=cache_dir)
     modeling.check_folder(folder, source)
-    modeling.prepare_transformers()
-    model = modeling.loading(f"the model {source}", lambda: _skeleton(folder, dtype))
+    read = modeling.load_config(config or str(folder), token=token, cache_dir=cache_dir)
+    model = modeling.loading(f"the model {source}", lambda: _skeleton(read, dtype))
     linear = _linear_layers(model)
     if not linear:
         raise _mismatch(source, f"{model.config.model_type} has no linear layers that can be quantised")
@@ -58,17 +60,17 @@ def load_quantized(
             model.set_submodule(owner, quantize(layer))
     if missing:
         raise _mismatch(source, f"it lacks {len(missing)} tensors ({', '.join(sorted(missing)[:5])})")
+    model.name_or_path = model.config.name_or_path = str(folder)  # also where the config is from elsewhere
     modeling.note_origin(model, source, folder)
     hardware.return_freed_memory()
     return model.eval()
 
 
-def _skeleton(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+def _skeleton(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """The model without memory for its weights."""
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     return model

@@ -176,6 +176,11 @@ def _epochs_lose(draft: Draft) -> Found:
         yield "training.num_train_epochs", "has no effect: max_steps is set"
 
 
+def _other_config(draft: Draft) -> Found:
+    if draft.given("model.config_name") and not draft.value("finetuning.full_finetune"):
+        yield "model.config_name", "is kept with the run, and neuralbot serves with it; plain peft reads the base's own"
+
+
 def _best_model(draft: Draft) -> Found:
     if not draft.value("training.load_best_model_at_end"):
         return
@@ -406,4 +411,4 @@ _RULES = (
         _output_folder,
     ),
 )
-_REMARKS = (_revisions, _epochs_lose, _bits_16)
+_REMARKS = (_revisions, _epochs_lose, _bits_16, _other_config)
