@@ -174,7 +174,8 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
     if plan.device == "cpu" and rows.mean_length <= SHORT_ROW:
         model.set_attn_implementation("eager")
     adapted = adapter.check(model, recipe.finetuning, rendering.new_tokens)
-    notices = (*recipe.notices, *rendering.notices, *adapted, *_slow_int8(recipe, plan), *rows.notices, *plan.notices)
+    base = (*_left_whole(recipe, model), *_slow_int8(recipe, plan))
+    notices = (*recipe.notices, *rendering.notices, *adapted, *base, *rows.notices, *plan.notices)
     for line in (*splits.detected, *(f"note: {notice}" for notice in notices)):
         console.print(line, highlight=False, markup=False)
     console.print(f"{rows.describe()}; prompt style: {style}", highlight=False)
@@ -183,6 +184,15 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
 
 def _teller(console: Console) -> Callable[[str], None]:
     return lambda text: console.print(f"note: {text}", highlight=False, markup=False)
+
+
+def _left_whole(recipe: Recipe, model: PreTrainedModel) -> tuple[str, ...]:
+    from neuralbot import quantized_base
+
+    left = quantized_base.left_whole(model) if recipe.finetuning.qlora else 0
+    if not left:
+        return ()
+    return (f"{left} linear layers are not quantised: the width of their input is no multiple of 64",)
 
 
 def _slow_int8(recipe: Recipe, plan: hardware.Plan) -> tuple[str, ...]:

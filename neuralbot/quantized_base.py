@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from neuralbot import hardware, modeling
 from neuralbot.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from neuralbot.kernels.quantized import Quantize
@@ -41,8 +41,6 @@ def load_quantized(
     read = modeling.load_config(config or str(folder), token=token, cache_dir=cache_dir)
     model = modeling.loading(f"the model {source}", lambda: _skeleton(read, dtype))
     linear = _linear_layers(model)
-    if not linear:
-        raise _mismatch(source, f"{model.config.model_type} has no linear layers that can be quantised")
     places = _places(model)
     missing = set(places)
     for stored, tensor in _tensors(folder):
@@ -56,8 +54,7 @@ def load_quantized(
         missing -= set(places[name])
         owner = name.rpartition(".")[0]
         if owner in linear and not any(other.rpartition(".")[0] == owner for other in missing):
-            layer = model.get_submodule(owner)
-            model.set_submodule(owner, quantize(layer))
+            model.set_submodule(owner, quantize(_as_linear(model.get_submodule(owner))))
     if missing:
         raise _mismatch(source, f"it lacks {len(missing)} tensors ({', '.join(sorted(missing)[:5])})")
     model.name_or_path = model.config.name_or_path = str(folder)  # also where the config is from elsewhere
@@ -77,10 +74,38 @@ def _skeleton(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def _linear_layers(model: PreTrainedModel) -> set[str]:
-    from torch import nn
-
+    """All but the output layer. Not every subclass of nn.Linear is one in what it computes."""
     head = model.get_output_embeddings()
-    return {name for name, module in model.named_modules() if type(module) is nn.Linear and module is not head}
+    kinds = ("Linear", "FalconLinear", "Conv1D")
+    return {name for name, module in model.named_modules() if type(module).__name__ in kinds and module is not head}
+
+
+def _as_linear(layer: Any) -> nn.Linear:
+    """GPT-2's layers are linear ones whose weights stand the other way round."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    if not isinstance(layer, Conv1D):
+        linear: nn.Linear = layer
+        return linear
+    inputs, outputs = layer.weight.shape
+    linear = nn.Linear(inputs, outputs, bias=False, device="meta")
+    linear.weight = nn.Parameter(layer.weight.t().contiguous(), requires_grad=False)
+    linear.bias = layer.bias
+    return linear
+
+
+def left_whole(model: PreTrainedModel) -> int:
+    """How many linear layers of a quantized base are as they were. Raises ModelError if none is quantized."""
+    from neuralbot.kernels.quantized import QuantizedLinear
+
+    linear = [model.get_submodule(name) for name in _linear_layers(model)]
+    if not any(isinstance(layer, QuantizedLinear) for layer in model.modules()):
+        raise ModelError(
+            f"none of the {len(linear)} linear layers of {model.config.model_type} can be quantised to 4 bits: the "
+            "width of their input is no multiple of 64. Set finetuning.bits to 8, or leave out finetuning.qlora"
+        )
+    return len(linear)
 
 
 def _places(model: PreTrainedModel) -> dict[str, list[str]]:

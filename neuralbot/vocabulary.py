@@ -20,8 +20,7 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> tupl
     fresh = [name for name in names if name not in known]
     template = str(tokenizer.chat_template or "")
     for name in fresh:
-        control = name in template
-        tokenizer.add_tokens([AddedToken(name, special=control, normalized=False)], special_tokens=control)
+        tokenizer.add_tokens([AddedToken(name, normalized=False)], special_tokens=name in template)
     return tuple(tokenizer.convert_tokens_to_ids(fresh))
 
 

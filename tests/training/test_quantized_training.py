@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPTJConfig, TrainingA
 from neuralbot.arguments import FinetuningArguments, ModelArguments
 from neuralbot.errors import ModelError
 from neuralbot.kernels.quantized import TABLES, FourBitLinear, Int8Linear
+from neuralbot.quantized_base import left_whole
 from neuralbot.training import adapter
 from neuralbot.training.build import build_trainer, load_model
 
@@ -113,7 +114,13 @@ def test_gptj_trains_on_eight_bits_with_smoothed_targets_and_checkpoints(tiny_to
     assert all(parameter.abs().max() > 0 for parameter in trained.values())
 
 
-def test_a_model_without_linear_layers_is_not_silently_left_as_it_is(tmp_path: Path) -> None:
-    AutoModelForCausalLM.from_config(GPT2Config(**SMALL)).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"gpt2 has no linear layers that can be quantised.*finetuning.qlora"):
-        load(tmp_path, EIGHT)
+def test_layers_that_four_bits_cannot_hold_are_counted(base: Path, tmp_path: Path) -> None:
+    assert left_whole(load(base, NF4)) == 0
+    AutoModelForCausalLM.from_config(GPT2Config(**SMALL, n_inner=96)).save_pretrained(tmp_path / "some")
+    assert left_whole(load(tmp_path / "some", NF4)) == 1  # what comes back from 96
+    assert left_whole(load(tmp_path / "some", EIGHT)) == 0
+    AutoModelForCausalLM.from_config(GPT2Config(**SMALL | {"n_embd": 32, "n_inner": 96})).save_pretrained(
+        tmp_path / "none"
+    )
+    with pytest.raises(ModelError, match=r"none of the 4 linear layers of gpt2.* multiple of 64.*bits to 8"):
+        left_whole(load(tmp_path / "none", NF4))
