@@ -253,6 +253,7 @@ def test_the_output_folder_is_named_after_the_recipe_unless_said(folder: Path) -
 def test_the_expected_recipes_are_shipped() -> None:
     names = {path.stem for path in SHIPPED}
     seeds = {"llama2-7b-alpaca", "llama2-7b-summarization", "llama2-7b-code"}
+    seeds |= {"llama2-7b-8bit", "gptj-8bit", "qlora-chat"}
     assert names >= seeds | {"alpaca", "summarization", "code", "chat"}
 
 

@@ -78,7 +78,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 NOT_LORA = ("mixtral", "falcon 40b", "phi 2", "starcoder")  # in the quick run; the others are, and these:
 QUICK = {("full", "llama 3"), ("full", "falcon"), ("full", "opt"), ("int8", "falcon"), ("int8", "gpt-2")}
-QUESTIONS = ("say 3", "say 5")
+QUESTION = "say 5"
 
 
 def cases() -> list[Any]:
@@ -92,7 +92,7 @@ def write_recipe(folder: Path, name: str, tokenizer: Any, finetuning: dict[str, 
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(FAMILIES[name]).save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
-    for file, numbers in (("train", range(3, 11)), ("test", (3, 5))):
+    for file, numbers in (("train", range(3, 11)), ("test", (5,))):
         rows = [{"instruction": f"say {i}", "output": f"{i} it is"} for i in numbers]
         (folder / f"{file}.json").write_text(json.dumps(rows), encoding="utf-8")
     whole = {
@@ -103,8 +103,8 @@ def write_recipe(folder: Path, name: str, tokenizer: Any, finetuning: dict[str, 
             "output_dir": str(folder / "run"), "max_steps": 3, "per_device_train_batch_size": 8, "logging_steps": 1,
             "learning_rate": 0.02, "lr_scheduler_type": "constant",
         },
-        "evaluation": {"before_tuning": False, "max_new_tokens": 4},
-        "serving": {"do_sample": False, "max_new_tokens": 4, "repetition_penalty": 1.0},
+        "evaluation": {"before_tuning": False, "max_new_tokens": 3},
+        "serving": {"do_sample": False, "max_new_tokens": 3, "repetition_penalty": 1.0},
     }  # fmt: skip
     (folder / "recipe.yaml").write_text(json.dumps(whole), encoding="utf-8")
     return folder / "recipe.yaml"
@@ -125,8 +125,7 @@ def test_a_family_is_tuned_saved_loaded_and_chats(way: str, name: str, tiny_toke
     chatbot = build_chatbot(
         PipelineConfig(model_name_or_path=str(result.run_dir), optimization_config=MixedPrecisionConfig())
     )
-    in_memory = {sample.prompt: sample.answer for sample in result.after.samples}
-    assert {question: chatbot.predict(query=question) for question in QUESTIONS} == in_memory
+    assert [chatbot.predict(query=QUESTION)] == [sample.answer for sample in result.after.samples]
 
 
 def test_a_family_without_usual_layers_is_told_so() -> None:
