@@ -333,13 +333,13 @@ def _evaluate(
 
 def _tuned(trainer: Trainer, prepared: Prepared, folder: RunFolder) -> PreTrainedModel:
     """The trained model as serving will load it, in the plan's dtype: the adapter merged, where it can be."""
-    from neuralbot import modeling
+    from neuralbot import merging, modeling
 
     dtype, model = prepared.plan.torch_dtype(), prepared.recipe.model
     if prepared.recipe.finetuning.qlora:  # serving merges into the base as its maker stored it: not two at once
         trainer.release()
         return modeling.load_for_chat(str(folder.path), dtype, token=model.token, cache_dir=model.cache_dir).model
-    return modeling.merged(trainer.accelerator.unwrap_model(trainer.model), dtype)
+    return merging.merged(trainer.accelerator.unwrap_model(trainer.model), dtype)
 
 
 def _manifest(prepared: Prepared) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from neuralbot import hub, vocabulary
 from neuralbot.arguments import ModelArguments, ServingArguments
 from neuralbot.errors import ModelError
+from neuralbot.merging import UNMERGED, merged
 
 if TYPE_CHECKING:
     import torch
@@ -243,7 +244,7 @@ def load_for_chat(
 ) -> LoadedModel:
     """What a chatbot runs: a run folder (adapter or full), or a model with the adapter in `peft_path`, if given.
 
-    Adapters are merged into their base, but those that learned a prompt (see `merged`). The tokenizer is the one
+    Adapters are merged into their base, but those that learned a prompt (see `merging`). The tokenizer is the one
     named, else the adapter's, else the model's.
     Raises ModelError.
     """
@@ -270,60 +271,6 @@ def load_for_chat(
     return LoadedModel(model, tokenizer, _read_serving(home), base)
 
 
-def merged(model: PreTrainedModel | PeftModel, dtype: torch.dtype) -> PreTrainedModel | PeftModel:
-    """`model` without its adapter layers, their effect added to its weights, in `dtype`; changes `model` itself.
-
-    Merged because a separate adapter costs two more matrix products a layer and token; in fp32 because the sum is
-    small beside the weight, and bf16 would round much of it away before the one rounding at the end. What an adapter
-    puts before each text is no weight: a PeftModel stays one. The gated prompts of llama_adapter stay in the layers.
-    """
-    import torch
-    from peft import PeftModel
-
-    plain: Any = model
-    if isinstance(model, PeftModel) and model.peft_type == "ADAPTION_PROMPT":
-        plain = model.get_base_model()
-    elif isinstance(model, PeftModel) and model.peft_type not in _VIRTUAL_TOKENS:
-        is_lora = _is_plain_lora(model)
-        plain = _merged_by_layer(model, dtype) if is_lora else model.to(torch.float32).merge_and_unload()
-    result: PreTrainedModel | PeftModel = plain.to(dtype).eval()
-    return result
-
-
-_VIRTUAL_TOKENS = ("P_TUNING", "PREFIX_TUNING", "PROMPT_TUNING")  # kinds of adapters, by peft's names
-_UNMERGED = (*_VIRTUAL_TOKENS, "ADAPTION_PROMPT")
-
-
-def _is_plain_lora(model: PeftModel) -> bool:
-    """Whether it has nothing but plain LoRA in linear layers, and rows of new tokens."""
-    from peft.tuners import lora
-    from peft.tuners.trainable_tokens import TrainableTokensLayer
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    tuned = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
-    layers = [layer for layer in tuned if not isinstance(layer, TrainableTokensLayer)]
-    return all(type(x) is lora.Linear and not x.lora_variant and not any(x.lora_bias.values()) for x in layers) and all(
-        type(module).__name__ != "ModulesToSaveWrapper" for module in model.modules()
-    )
-
-
-def _merged_by_layer(model: PeftModel, dtype: torch.dtype) -> PreTrainedModel:
-    """One layer at a time: the whole model in fp32 would be 28 GB for seven billion weights."""
-    from peft.tuners import lora
-    from peft.tuners.trainable_tokens import TrainableTokensLayer
-
-    for layer in model.modules():
-        if isinstance(layer, TrainableTokensLayer):
-            layer.base_layer.to(dtype)  # so that the new rows are rounded once
-            layer.merge()
-        elif isinstance(layer, lora.Linear):
-            base = layer.get_base_layer()
-            change = sum(layer.get_delta_weight(name).float() for name in layer.active_adapters)
-            base.weight.data = (base.weight.float() + change).to(dtype)
-    plain: PreTrainedModel = model.unload()
-    return plain
-
-
 def _with_adapter(
     adapter: Path, base_name: str, dtype: torch.dtype, revision: str | None, token: str | None, cache_dir: str | None
 ) -> PreTrainedModel | PeftModel:
@@ -333,7 +280,7 @@ def _with_adapter(
         raise ModelError(f"the adapter in {adapter} has no {ADAPTER_WEIGHTS}{_pickle_advice(adapter)}")
     # As stored, so that merging rounds once; an adapter that is not merged is read in the dtype of its base.
     kind = _read_json(adapter / ADAPTER_CONFIG).get("peft_type")
-    base_dtype: torch.dtype | Literal["auto"] = dtype if kind in _UNMERGED else "auto"
+    base_dtype: torch.dtype | Literal["auto"] = dtype if kind in UNMERGED else "auto"
     try:
         config = str(adapter / BASE_CONFIG) if (adapter / BASE_CONFIG).is_dir() else None
         place = {"revision": revision, "token": token, "cache_dir": cache_dir}
@@ -357,7 +304,7 @@ def _attach(base: PreTrainedModel, adapter: Path, base_name: str) -> PeftModel:
     model = loading(
         mismatch, lambda: PeftModel.from_pretrained(base, str(adapter), config=config, torch_device="cpu"), says=""
     )
-    if config.peft_type not in _UNMERGED and not hasattr(model, "merge_and_unload"):
+    if config.peft_type not in UNMERGED and not hasattr(model, "merge_and_unload"):
         raise ModelError(f"{what} is of the kind {config.peft_type.value}, which cannot be served; LoRA adapters can")
     # peft only warns about tensors that find no place, and would answer with the untuned base.
     expected = {

@@ -15,7 +15,7 @@ import torch
 from peft import CPTConfig, LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-import neuralbot.modeling as modeling
+from neuralbot import merging, modeling
 from neuralbot.errors import ModelError
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
@@ -288,4 +288,4 @@ def test_a_torchvision_built_for_another_torch_is_hidden(
 
 def test_merging_leaves_a_plain_model_as_it_is(tiny_model: PreTrainedModel) -> None:
     plain = copy.deepcopy(tiny_model)
-    torch.testing.assert_close(logits(modeling.merged(plain, torch.float32)), logits(tiny_model))
+    torch.testing.assert_close(logits(merging.merged(plain, torch.float32)), logits(tiny_model))
