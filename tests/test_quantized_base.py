@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig
 
 from neuralbot import modeling
 from neuralbot.errors import ModelError
@@ -61,6 +61,26 @@ def test_tied_embeddings_are_read_under_either_name(tmp_path: Path, stored: str)
     model = load_quantized(str(tmp_path), torch.float32, quantizer(8))
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert torch.equal(model.lm_head.weight, tensors[stored])
+
+
+def test_what_older_versions_stored_is_passed_over(saved: Path) -> None:
+    ids = torch.arange(40)[None]
+    expected = load_quantized(str(saved), torch.float32, quantizer(8))(ids).logits
+    tensors = load_file(saved / "model.safetensors")
+    constants = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}
+    save_file(tensors | constants, saved / "model.safetensors")
+    assert torch.equal(load_quantized(str(saved), torch.float32, quantizer(8))(ids).logits, expected)
+
+
+def test_files_without_the_name_of_the_inner_model_are_read(tmp_path: Path) -> None:
+    config = BloomConfig(vocab_size=50, hidden_size=64, n_layer=1, n_head=2)
+    model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(tmp_path)
+    tensors = {name.removeprefix("transformer."): t for name, t in load_file(tmp_path / "model.safetensors").items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    ids = torch.arange(40)[None]
+    found = load_quantized(str(tmp_path), torch.float32, lambda linear: linear)(ids).logits
+    torch.testing.assert_close(found, model.eval()(ids).logits)
 
 
 def test_files_that_do_not_fit_are_named(saved: Path) -> None:

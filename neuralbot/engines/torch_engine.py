@@ -21,10 +21,12 @@ from neuralbot.engines import assisted
 from neuralbot.engines.forward import Forward
 from neuralbot.engines.picking import Picker, generator, random_seed
 from neuralbot.engines.protocol import Sampling, token_budget
-from neuralbot.errors import GenerationError
+from neuralbot.engines.virtual_tokens import VirtualTokens, without_adapter
+from neuralbot.errors import GenerationError, ModelError
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class TorchEngine:
@@ -34,13 +36,19 @@ class TorchEngine:
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, assistant: PreTrainedModel | None = None
+        self,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        assistant: PreTrainedModel | None = None,
     ) -> None:
-        self.model = model
+        self.model, self._virtual = without_adapter(model)
+        if assistant is not None and self._virtual.count:
+            raise ModelError("an assistant model cannot draft behind a learned prompt: leave out assistant_model")
         self.tokenizer = tokenizer
-        self.context_length = modeling.context_length(model.config)
-        self.end_ids = end_token_ids(model, tokenizer)
-        self._forward = Forward(model)
+        context = modeling.context_length(self.model.config)
+        self.context_length = context and context - self._virtual.count
+        self.end_ids = end_token_ids(self.model, tokenizer)
+        self._forward = Forward(self.model)
         self._assistant = None if assistant is None else Forward(assistant)
 
     def stream(self, prompt_ids: list[int], sampling: Sampling) -> Iterator[int]:
@@ -84,7 +92,7 @@ class TorchEngine:
     ) -> Iterator[tuple[int, int]]:
         """Yields (row, token id) in the order of the tokens' steps; end tokens are left out."""
         self.model.eval()
-        batch = _Batch(prompts, self.model, sampling)
+        batch = _Batch(prompts, self._virtual, self.model.device, sampling)
         picker = Picker(sampling, self.end_ids)
         while batch.rows:
             tokens = self._next_tokens(batch, picker)
@@ -107,7 +115,8 @@ class TorchEngine:
     @torch.inference_mode()
     def _beams(self, prompt: list[int], sampling: Sampling) -> list[list[int]]:
         budget = self._budget(prompt, sampling)
-        ids_BT = torch.tensor([prompt], device=self.model.device)
+        known = [prompt[0]] * self._virtual.count
+        ids_BT = torch.tensor([known + prompt], device=self.model.device)
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         chosen = {} if sampling.greedy else _sampling_values(sampling)
         # `generate` draws from the global generator: it is lent for the call and put back.
@@ -118,6 +127,7 @@ class TorchEngine:
             output_BT = self.model.generate(
                 ids_BT,
                 attention_mask=torch.ones_like(ids_BT),
+                past_key_values=self._virtual.cache(sampling.num_beams) if known else None,
                 num_beams=sampling.num_beams,
                 num_return_sequences=sampling.num_return_sequences,
                 max_new_tokens=budget,
@@ -128,30 +138,30 @@ class TorchEngine:
                 pad_token_id=prompt[0],
                 **chosen,
             )
-        return [_until_end(answer, self.end_ids) for answer in output_BT[:, len(prompt) :].tolist()]
+        return [_until_end(answer, self.end_ids) for answer in output_BT[:, ids_BT.shape[1] :].tolist()]
 
 
 class _Batch:
     """The rows still running: their ids so far, the key/value cache, the padding mask, one generator a row."""
 
-    def __init__(self, prompts: Sequence[Sequence[int]], model: PreTrainedModel, sampling: Sampling) -> None:
-        from transformers import DynamicCache
-
-        longest = max(len(prompt) for prompt in prompts)
-        # A row is padded with its own first token: masked for attention, and no news to the repetition penalty.
+    def __init__(
+        self, prompts: Sequence[Sequence[int]], virtual: VirtualTokens, device: torch.device, sampling: Sampling
+    ) -> None:
+        longest = virtual.count + max(len(prompt) for prompt in prompts)
+        # A row's own first token stands for what has none (virtual tokens, already in the cache, and padding, masked
+        # for attention): it is no news to the repetition penalty.
         padded = [[*[prompt[0]] * (longest - len(prompt)), *prompt] for prompt in prompts]
-        device = model.device
         self.rows = list(range(len(prompts)))
         self.ids_BT = torch.tensor(padded, device=device)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         places = torch.arange(longest, device=device)
         self.mask_BT: Tensor | None = None
-        if any(len(prompt) < longest for prompt in prompts):
-            self.mask_BT = (places >= (longest - lengths)[:, None]).long()
-        self.cache: DynamicCache = DynamicCache(config=model.config)
+        if len(set(lengths.tolist())) > 1:
+            self.mask_BT = ((places >= (longest - lengths)[:, None]) | (places < virtual.count)).long()
+        self.cache = virtual.cache(len(prompts))
         seed, several = None if sampling.greedy else sampling.seed, sampling.num_return_sequences
         self.generators = [generator(seed, device, row % several) for row in self.rows]
-        self._cached = 0
+        self._cached = virtual.count
 
     def fresh_ids(self) -> Tensor:
         """(B, n) the ids the cache has not seen: the prompt first, later one token a row."""
