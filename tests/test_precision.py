@@ -185,12 +185,13 @@ def test_layers_that_do_not_divide_into_blocks_are_counted(tmp_path: Path, tiny_
     assert "1 of 7 linear layers do not divide into blocks and stay plain" in build(tmp_path, RtnConfig()).notices
 
 
-def test_a_model_without_linear_layers_is_refused(tmp_path: Path, tiny_tokenizer: Any) -> None:
-    size = {"vocab_size": len(tiny_tokenizer), "n_embd": 64, "n_layer": 1, "n_head": 2, "n_positions": 64}
+def test_a_model_whose_layers_cannot_be_kept_so_is_refused(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    size = {"vocab_size": len(tiny_tokenizer), "n_embd": 48, "n_inner": 48, "n_layer": 1, "n_head": 2}
     GPT2LMHeadModel(GPT2Config(**size)).save_pretrained(tmp_path)
     tiny_tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"\(gpt2\) has no linear layer that can be kept in int8; use Mixed"):
-        build(tmp_path, RtnConfig(bits=8))
+    with pytest.raises(ModelError, match=r"\(gpt2\) has no linear layer that can be kept in nf4; use Mixed"):
+        build(tmp_path, RtnConfig(bits=4))
+    assert "linear layers are kept in int8" in build(tmp_path, RtnConfig(bits=8)).notices[0]
 
 
 def test_float32_where_the_processor_has_no_bfloat16(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
