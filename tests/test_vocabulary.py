@@ -34,7 +34,7 @@ def finetuned(folder: Path, base: Path, finetuning: dict[str, Any]) -> finetune.
     (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
     whole = {
         "model": {"model_name_or_path": str(base)},
-        "data": {"train_file": str(folder / "rows.json"), "special_tokens": [MARK, OTHER]},
+        "data": {"train_file": str(folder / "rows.json"), "special_tokens": [MARK, OTHER, "<|user|>"]},
         "finetuning": finetuning,
         "training": {
             "output_dir": str(folder / "run"), "max_steps": 6, "per_device_train_batch_size": 8, "logging_steps": 2,
@@ -78,6 +78,7 @@ def test_new_tokens_are_trained_and_come_back(
         torch.testing.assert_close(loaded.model(ids).logits, plain(ids).logits, atol=1e-4, rtol=1e-4)
     manifest = json.loads((result.run_dir / "manifest.json").read_text(encoding="utf-8"))
     assert "trainable_tokens_delta" in manifest["kernels_reason"]
+    assert "data.special_tokens: the tokenizer had 1 of 3 already" in manifest["notices"]
 
 
 def test_rows_hold_one_id_for_a_mark_and_the_template_keeps_its_own(tiny_tokenizer: Any) -> None:

@@ -82,7 +82,8 @@ QUESTION = "say 5"
 
 
 def cases() -> list[Any]:
-    every = [(way, name) for way in WAYS for name in FAMILIES]
+    # Mixtral's experts are stored under names that a base cannot be quantised from as it is read.
+    every = [(way, name) for way in WAYS for name in FAMILIES if way == "lora" or name != "mixtral"]
     quick = [(way, name) for way, name in every if (way, name) in QUICK or (way == "lora" and name not in NOT_LORA)]
     slow = [pytest.param(*case, marks=pytest.mark.slow) for case in every if case not in quick]
     return [*quick, *slow]

@@ -166,6 +166,17 @@ def test_too_many_virtual_tokens_are_told(base: Path, tmp_path: Path) -> None:
         finetune.run(recipe.load(path))
 
 
+@pytest.mark.parametrize("peft", ["ptun", "prompt", "llama_adapter"])
+def test_checkpointing_changes_nothing(base: Path, tmp_path: Path, peft: str) -> None:
+    losses = []
+    for checkpointing in (False, True):
+        (tmp_path / str(checkpointing)).mkdir()
+        training = {"learning_rate": 0.1, "gradient_checkpointing": checkpointing, "max_steps": 4}
+        path = write_recipe(tmp_path / str(checkpointing), base, finetuning={"peft": peft}, training=training)
+        losses.append(finetune.run(recipe.load(path)).metrics["eval_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
 FALCON: dict[str, Any] = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
