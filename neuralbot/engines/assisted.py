@@ -15,16 +15,23 @@ from transformers import DynamicCache
 from neuralbot.engines.forward import Forward
 from neuralbot.engines.picking import Picker, generator
 from neuralbot.engines.protocol import Sampling
+from neuralbot.engines.virtual_tokens import VirtualTokens
 from neuralbot.modeling import context_length
 
 FIRST_DRAFT, LONGEST_DRAFT = 5, 20
 
 
 def decode(
-    forward: Forward, assistant: Forward, prompt: list[int], budget: int, sampling: Sampling, end_ids: frozenset[int]
+    forward: Forward,
+    assistant: Forward,
+    prompt: list[int],
+    budget: int,
+    sampling: Sampling,
+    end_ids: frozenset[int],
+    virtual: VirtualTokens,
 ) -> Iterator[int]:
-    """The answer's ids, one by one; the end token is left out."""
-    answer = _Answer(forward, assistant, prompt, sampling, end_ids)
+    """The answer's ids, one by one; the end token is left out. virtual: what the large model starts from."""
+    answer = _Answer(_Reader(forward, virtual), assistant, prompt, sampling, end_ids)
     while budget > 0:
         for token in answer.step(budget):
             if token in end_ids:
@@ -37,16 +44,16 @@ class _Answer:
     """The ids so far, and what each model has read of them."""
 
     def __init__(
-        self, forward: Forward, assistant: Forward, prompt: list[int], sampling: Sampling, end_ids: frozenset[int]
+        self, model: _Reader, assistant: Forward, prompt: list[int], sampling: Sampling, end_ids: frozenset[int]
     ) -> None:
         self.ids = list(prompt)
         self._end_ids = end_ids
-        self._model = _Reader(forward)
+        self._model = model
         self._assistant = _Reader(assistant)
         self._picker = Picker(sampling, end_ids)
         # The draft is worth most where it follows the same rules; what is forbidden is left to the large model.
         self._drafter = Picker(replace(sampling, do_sample=False, num_return_sequences=1, bad_words_ids=None), end_ids)
-        self._generator = generator(None if sampling.greedy else sampling.seed, forward.model.device)
+        self._generator = generator(None if sampling.greedy else sampling.seed, model.device)
         self._length = FIRST_DRAFT
 
     @torch.inference_mode()
@@ -79,21 +86,23 @@ class _Answer:
 
 
 class _Reader:
-    """A model with the cache of what it has read."""
+    """A model with the cache of what it has read, behind the virtual tokens that it may start from."""
 
-    def __init__(self, forward: Forward) -> None:
+    def __init__(self, forward: Forward, virtual: VirtualTokens | None = None) -> None:
         forward.model.eval()
         self._forward = forward
+        self.device = forward.model.device
         # Without the config: layers with a window would forget what they have to be taken back to.
-        self._cache = DynamicCache()
+        self._cache = virtual.fill(DynamicCache(), 1) if virtual else DynamicCache()
+        self._before = virtual.count if virtual else 0
         self.context_length = context_length(forward.model.config)
         self.vocabulary = forward.model.config.get_text_config().vocab_size
 
     def read(self, ids: list[int], keep: int = 1) -> torch.Tensor:
         """Reads the ids that are new; float32 logits of the last `keep`, (keep, V)."""
-        new = torch.tensor([ids[self._cache.get_seq_length() :]], device=self._forward.model.device)
+        new = torch.tensor([ids[self._cache.get_seq_length() - self._before :]], device=self.device)
         return self._forward(new, self._cache, keep=keep)[0]
 
     def forget_from(self, length: int) -> None:
-        if self._cache.get_seq_length() > length:
-            self._cache.crop(length)
+        if self._cache.get_seq_length() > length + self._before:
+            self._cache.crop(length + self._before)

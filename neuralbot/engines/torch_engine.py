@@ -22,7 +22,7 @@ from neuralbot.engines.forward import Forward
 from neuralbot.engines.picking import Picker, generator, random_seed
 from neuralbot.engines.protocol import Sampling, token_budget
 from neuralbot.engines.virtual_tokens import VirtualTokens, without_adapter
-from neuralbot.errors import GenerationError, ModelError
+from neuralbot.errors import GenerationError
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -42,10 +42,8 @@ class TorchEngine:
         assistant: PreTrainedModel | None = None,
     ) -> None:
         self.model, self._virtual = without_adapter(model)
-        if assistant is not None and self._virtual.count:
-            raise ModelError("an assistant model cannot draft behind a learned prompt: leave out assistant_model")
         self.tokenizer = tokenizer
-        context = modeling.context_length(self.model.config)
+        context = modeling.context_length(model.config)
         self.context_length = context and context - self._virtual.count
         self.end_ids = end_token_ids(self.model, tokenizer)
         self._forward = Forward(self.model)
@@ -60,7 +58,9 @@ class TorchEngine:
             )
         budget = self._budget(prompt_ids, sampling)
         if self._assistant is not None:
-            return assisted.decode(self._forward, self._assistant, prompt_ids, budget, sampling, self.end_ids)
+            return assisted.decode(
+                self._forward, self._assistant, prompt_ids, budget, sampling, self.end_ids, self._virtual
+            )
         return (token for _, token in self._decode([prompt_ids], [budget], sampling))
 
     def generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[list[int]]:

@@ -6,7 +6,7 @@ through the model once. After that nothing of the adapter is needed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -28,11 +28,13 @@ class VirtualTokens:
         """A new key/value cache for that many rows, in which the tokens stand."""
         from transformers import DynamicCache
 
-        cache: Any = DynamicCache(config=self._config)
+        return self.fill(DynamicCache(config=self._config), rows)
+
+    def fill(self, cache: DynamicCache, rows: int) -> DynamicCache:
+        """The empty `cache`, with the tokens in it."""
         for place, (keys, values) in enumerate(self._layers):
             cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), place)
-        filled: DynamicCache = cache
-        return filled
+        return cache
 
 
 @torch.inference_mode()

@@ -216,3 +216,14 @@ def test_families_that_a_method_does_not_know_are_told_which_do() -> None:
     with pytest.raises(ModelError, match=r"prompt cannot train mpt.*set finetuning.peft to lora$"):
         check(mpt, "prompt")
     assert check(mpt, "lora") == ()
+
+
+def test_an_assistant_changes_nothing(base: Path, tuned: tuple[finetune.FinetuneResult, Any]) -> None:
+    loaded = load_for_chat(str(tuned[0].run_dir), torch.float32)
+    assistant = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    alone, assisted = (
+        TorchEngine(loaded.model, loaded.tokenizer),
+        TorchEngine(loaded.model, loaded.tokenizer, assistant),
+    )
+    for prompt in PROMPTS:
+        assert list(assisted.stream(prompt, GREEDY)) == list(alone.stream(prompt, GREEDY))
