@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from neuralbot.kernels.quantized import Quantize
 
 
+_TRIM_BYTES = 32 * 2**20
+
+
 def load_quantized(
     source: str,
     dtype: torch.dtype,
@@ -42,8 +45,12 @@ def load_quantized(
     model = modeling.loading(f"the model {source}", lambda: _skeleton(read, dtype))
     linear = _linear_layers(model)
     places = _places(model)
-    missing = set(places)
+    missing, freed = set(places), 0
     for stored, tensor in _tensors(folder):
+        freed += tensor.nbytes
+        if freed > _TRIM_BYTES:  # what tensors leave behind is too scattered to be used again: half the file and more
+            hardware.return_freed_memory()
+            freed = 0
         # Some were saved without the output layer, and so without the name of what is under it.
         name = stored if stored in places else f"{model.base_model_prefix}.{stored}"
         if name not in places:

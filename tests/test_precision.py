@@ -157,6 +157,19 @@ def test_two_models_of_four_bits_answer_at_once() -> None:
                 torch.testing.assert_close(y, expected[place], atol=1e-4, rtol=1e-4)
 
 
+def test_layers_of_four_bits_train_after_others_have_answered() -> None:
+    def trained() -> torch.Tensor | None:
+        x = torch.randn(2, 64, requires_grad=True)
+        layer = quantizer(4)(nn.Linear(64, 64, bias=False))
+        with torch.inference_mode():
+            layer(x)
+        layer(x).sum().backward()
+        return x.grad
+
+    with ThreadPoolExecutor(1) as pool:  # a thread of its own has no memory to unpack into yet
+        assert pool.submit(trained).result() is not None
+
+
 def test_what_is_run_is_told(folder: Path) -> None:
     config = RtnConfig(group_size=128, weight_dtype="int4_clip", compute_dtype="int8", mse_range=True, sym=False)
     assert build(folder, config).notices == (

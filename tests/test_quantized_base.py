@@ -125,19 +125,27 @@ def test_rows_that_do_not_divide_into_blocks_stay_as_they_are() -> None:
 
 
 MEMORY = """
-import sys, torch
+import sys, threading, time, torch
 from neuralbot.kernels.quantized import quantizer
 from neuralbot.quantized_base import load_quantized
-def high():
-    return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))) * 1024
+def held():  # pages of the mapped file do not count: the system takes them back when it needs room
+    return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("RssAnon"))) * 1024
 load_quantized("seedling", torch.bfloat16, quantizer(8))  # imports what loading needs
-before = high()
+before, most, done = held(), 0, threading.Event()
+def watch():
+    global most
+    while not done.wait(0.002):
+        most = max(most, held())
+watcher = threading.Thread(target=watch)
+watcher.start()
 load_quantized(sys.argv[1], torch.bfloat16, quantizer(int(sys.argv[2])))
-print(high() - before)
+done.set()
+watcher.join()
+print(max(most, held()) - before)
 """
 
 
-@pytest.mark.parametrize(("bits", "share"), [(8, 0.9), (4, 0.8)])
+@pytest.mark.parametrize(("bits", "share"), [(8, 0.65), (4, 0.45)])
 def test_the_whole_base_is_never_in_memory(tmp_path: Path, bits: int, share: float) -> None:
     config = LlamaConfig(
         vocab_size=100, hidden_size=1024, intermediate_size=2816, num_hidden_layers=12, num_attention_heads=8

@@ -154,7 +154,8 @@ def _workspace(rows: int, width: int, dtype: torch.dtype) -> Tensor:
     size = rows * width
     known = _workspaces.by_dtype
     if dtype not in known or known[dtype].numel() < size:
-        known[dtype] = torch.empty(size, dtype=dtype)
+        with torch.inference_mode(False):  # made while answering it would be of no use for training
+            known[dtype] = torch.empty(size, dtype=dtype)
     return known[dtype][:size].view(rows, width)
 
 
