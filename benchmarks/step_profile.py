@@ -61,7 +61,7 @@ def profile(inputs: finetune.Inputs, base: str) -> dict[str, Any]:
     )  # fmt: skip
     plan = hardware.plan(hardware.probe())
     plan.apply()
-    model = adapter.add_lora(
+    model = adapter.add_adapter(
         load_model(ModelArguments(model_name_or_path=job.model), tuning, plan.torch_dtype()), tuning, job.seed
     )
     seconds: dict[str, float] = defaultdict(float)

@@ -17,6 +17,7 @@ from neuralbot.prompt_styles import PROMPT_STYLES
 
 TASKS = ("completion", "chat", "summarization", "code-generation", "image2text")
 PEFT_METHODS = ("lora", "llama_adapter", "ptun", "prefix", "prompt")
+VIRTUAL_TOKENS = ("ptun", "prefix", "prompt")  # the methods that put tokens of their own before each text
 KERNELS = ("fast", "reference")
 DEVICES = ("auto", "cpu", "cuda", "hpu", "xpu")
 
@@ -32,7 +33,9 @@ class ModelArguments:
     model_name_or_path: str | None = field(
         default=None, metadata=_says('The base model: a Hugging Face name, a folder, or "seedling" (the embedded one).')
     )
-    config_name: str | None = field(default=None, metadata=_says("Name or folder of the config, if it lies elsewhere."))
+    config_name: str | None = field(
+        default=None, metadata=_says("Name or folder of the config, if it lies elsewhere; kept with the run.")
+    )
     tokenizer_name: str | None = field(
         default=None, metadata=_says("Name or folder of the tokenizer, if it lies elsewhere.")
     )
@@ -87,7 +90,13 @@ class DataArguments:
     dataset_seed: int = field(default=42, metadata=_says("Seed of shuffles and splits of the rows."))
     dataset_cache_directory: str | None = field(default=None, metadata=_says("Folder for downloaded data sets."))
     dataset_concatenation: bool = field(default=False, metadata=_says("Kept for old recipes: see finetuning.kernels."))
-    special_tokens: list[str] | None = field(default=None, metadata=_says("Tokens to add to the vocabulary."))
+    special_tokens: list[str] | None = field(
+        default=None,
+        metadata=_says(
+            "Tokens to add to the vocabulary, for marks that the rows hold; their embeddings are trained, with LoRA "
+            "too. One that the chat template writes is a control token: in a row it stays text."
+        ),
+    )
     max_source_length: int = field(default=384, metadata=_says("Token budget of the prompt."))
     max_target_length: int = field(default=128, metadata=_says("Token budget of the answer."))
     num_beams: int = field(default=4, metadata=_says("Beams of the ROUGE evaluation."))
@@ -165,11 +174,20 @@ class FinetuningArguments:
         default=None, metadata=_says("Names of the modules that get LoRA; null: the usual ones of the model family.")
     )
     lora_all_linear: bool = field(default=False, metadata=_says("LoRA on every linear layer except the output layer."))
-    adapter_layers: int = field(default=30, metadata=_says("llama_adapter: number of layers with an adapter."))
+    adapter_layers: int = field(
+        default=30, metadata=_says("llama_adapter: number of layers with an adapter, counted from the last.")
+    )
     adapter_len: int = field(default=10, metadata=_says("llama_adapter: length of the adapter prompt."))
     num_virtual_tokens: int = field(default=10, metadata=_says("ptun, prefix, prompt: number of virtual tokens."))
     ptun_hidden_size: int = field(default=1024, metadata=_says("ptun: width of the prompt encoder."))
-    peft: str = field(default="lora", metadata=_says("Method of parameter-efficient tuning.", PEFT_METHODS))
+    peft: str = field(
+        default="lora",
+        metadata=_says(
+            "What is trained beside the frozen base. lora: thin matrices in its layers. ptun, prompt: tokens before "
+            "each text. prefix: keys and values before those of each text. llama_adapter: prompts with a gate.",
+            PEFT_METHODS,
+        ),
+    )
     train_on_inputs: bool = field(default=False, metadata=_says("Learn the question too, not only the answer."))
     device: str = field(default="auto", metadata=_says("Where to train.", DEVICES))
     task: str = field(default="completion", metadata=_says("What the rows teach.", TASKS))
@@ -193,6 +211,11 @@ class FinetuningArguments:
             KERNELS,
         ),
     )
+
+    @property
+    def virtual_tokens(self) -> int:
+        """How many places of the context the tuning itself takes."""
+        return self.num_virtual_tokens if self.peft in VIRTUAL_TOKENS and not self.full_finetune else 0
 
 
 @dataclass

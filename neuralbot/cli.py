@@ -24,6 +24,7 @@ FORWARDED: dict[str, tuple[str, str]] = {
     "chat": ("neuralbot.terminal", "chat with a tuned model: neuralbot chat RUN"),
     "itrex": ("neuralbot.itrex.commands", "the archived package itself, as an engine: neuralbot itrex setup"),
     "data": ("neuralbot.data_commands", "look at rows before training: neuralbot data preview RECIPE, data check FILE"),
+    "migrate": ("neuralbot.migrate", "print what moves a script of ITREX to neuralbot: neuralbot migrate SCRIPT"),
 }
 
 

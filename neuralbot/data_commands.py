@@ -98,7 +98,7 @@ def _show(recipe: Recipe, shown: int, console: Console) -> Sequence[Finding]:
     from neuralbot.data.splits import load_splits
 
     rendering = recipe_tokenizer.load(recipe)
-    limit = modeling.row_limit(recipe.model, recipe.data.max_seq_length)
+    limit = modeling.row_limit(recipe.model, recipe.data.max_seq_length, recipe.finetuning.virtual_tokens)
     splits = load_splits(recipe.data, recipe.finetuning.task, do_eval=recipe.evaluates, token=recipe.model.token)
     for line in (*splits.detected, f"prompt style: {rendering.style}"):
         console.print(report.plain(line))

@@ -12,7 +12,7 @@
     └── Interrupted              130   stopped by the user after saving
 
 A message says what happened, the value, what was expected and what to do next. Nothing here is ever
-matched by its text: catch the class.
+matched by its text: catch the class. `code` is ITREX's number for what happened, for scripts that look at it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from neuralbot.error_codes import ErrorCodes
+
 
 class NeuralbotError(Exception):
-    """Base of all errors a user can cause or repair; `exit_status` is what a command ends with."""
+    """Base of all errors a user can cause or repair.
+
+    `exit_status` is what a command ends with. `code`: one of ErrorCodes, that of the class unless it is given.
+    """
 
     exit_status = 1
+    code: int = ErrorCodes.ERROR_GENERIC
+
+    def __init__(self, message: str, *, code: int | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
 
 
 class UsageError(NeuralbotError):
@@ -43,24 +54,42 @@ class Problem:
         return f"{self.where}: {self.key}: {self.message}" if self.key else f"{self.where}: {self.message}"
 
 
+# A problem with one of these keys -> the code that ITREX has for it.
+_CODE_OF_KEY: dict[str, int] = {
+    "model_name_or_path": ErrorCodes.ERROR_MODEL_NOT_FOUND,
+    "config_name": ErrorCodes.ERROR_MODEL_CONFIG_NOT_FOUND,
+    "tokenizer_name": ErrorCodes.ERROR_TOKENIZER_NOT_FOUND,
+    "model_revision": ErrorCodes.ERROR_INVALID_MODEL_VERSION,
+    "dataset_name": ErrorCodes.ERROR_DATASET_NOT_FOUND,
+    "dataset_config_name": ErrorCodes.ERROR_DATASET_CONFIG_NOT_FOUND,
+    "train_file": ErrorCodes.ERROR_TRAIN_FILE_NOT_FOUND,
+    "validation_file": ErrorCodes.ERROR_VALIDATION_FILE_NOT_FOUND,
+    "device": ErrorCodes.ERROR_DEVICE_NOT_SUPPORTED,
+}
+
+
 class RecipeError(NeuralbotError):
-    """A recipe that cannot be used; `problems` lists all that is wrong with it, in file order."""
+    """A recipe (`subject`) that cannot be used; `problems` lists all that is wrong with it, in file order."""
 
     exit_status = 2
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[Problem], subject: str = "the recipe") -> None:
         self.problems = tuple(problems)
         count = len(self.problems)
-        head = f"the recipe has {count} problem{'s' if count != 1 else ''}:"
-        super().__init__("\n".join([head, *(f"  {problem}" for problem in self.problems)]))
+        head = f"{subject} has {count} problem{'s' if count != 1 else ''}:"
+        keys = (problem.key.rpartition(".")[2] for problem in self.problems)
+        code = next((_CODE_OF_KEY[key] for key in keys if key in _CODE_OF_KEY), None)
+        super().__init__("\n".join([head, *(f"  {problem}" for problem in self.problems)]), code=code)
 
 
 class DataError(NeuralbotError):
     exit_status = 3
+    code = ErrorCodes.ERROR_DATASET_NOT_FOUND
 
 
 class ModelError(NeuralbotError):
     exit_status = 4
+    code = ErrorCodes.ERROR_MODEL_NOT_FOUND
 
 
 class ResourceError(NeuralbotError):
@@ -72,7 +101,7 @@ class RunFolderError(NeuralbotError):
 
 
 class GenerationError(NeuralbotError):
-    pass
+    code = ErrorCodes.ERROR_MODEL_INFERENCE_FAIL
 
 
 class TrainingDiverged(NeuralbotError):

@@ -53,6 +53,7 @@ class Prepared:
     plan: hardware.Plan
     tokenizer: PreTrainedTokenizerBase
     prompt_style: str
+    new_tokens: tuple[int, ...]
     data: TrainingData
     model: PreTrainedModel
     notices: tuple[str, ...]
@@ -160,9 +161,10 @@ def _plan(recipe: Recipe) -> hardware.Plan:
 
 def prepare(recipe: Recipe, console: Console) -> Prepared:
     """Load and check everything a run needs; writes nothing."""
-    from neuralbot import modeling, recipe_tokenizer
+    from neuralbot import modeling, recipe_tokenizer, vocabulary
     from neuralbot.data import splits as data_splits
     from neuralbot.data.training_data import tokenize_splits
+    from neuralbot.training import adapter
     from neuralbot.training.build import load_model
 
     plan = _plan(recipe)
@@ -172,20 +174,32 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
     rendering = recipe_tokenizer.load(recipe)
     tokenizer, style = rendering.tokenizer, rendering.style
     splits = data_splits.load_splits(data, task, do_eval=recipe.evaluates, token=model_args.token)
-    length = modeling.row_limit(model_args, data.max_seq_length)
+    length = modeling.row_limit(model_args, data.max_seq_length, recipe.finetuning.virtual_tokens)
     rows = tokenize_splits(splits, tokenizer, length, recipe.finetuning.train_on_inputs, data, _teller(console))
     model = load_model(model_args, recipe.finetuning, plan.torch_dtype())
+    vocabulary.make_room(model, rendering.new_tokens)
     if plan.device == "cpu" and rows.mean_length <= SHORT_ROW:
         model.set_attn_implementation("eager")
-    notices = (*recipe.notices, *rendering.notices, *_slow_int8(recipe, plan), *rows.notices, *plan.notices)
+    adapted = adapter.check(model, recipe.finetuning, rendering.new_tokens)
+    base = (*_left_whole(recipe, model), *_slow_int8(recipe, plan))
+    notices = (*recipe.notices, *rendering.notices, *adapted, *base, *rows.notices, *plan.notices)
     for line in (*splits.detected, *(f"note: {notice}" for notice in notices)):
         console.print(line, highlight=False, markup=False)
     console.print(f"{rows.describe()}; prompt style: {style}", highlight=False)
-    return Prepared(recipe, plan, tokenizer, style, rows, model, notices)
+    return Prepared(recipe, plan, tokenizer, style, rendering.new_tokens, rows, model, notices)
 
 
 def _teller(console: Console) -> Callable[[str], None]:
     return lambda text: console.print(f"note: {text}", highlight=False, markup=False)
+
+
+def _left_whole(recipe: Recipe, model: PreTrainedModel) -> tuple[str, ...]:
+    from neuralbot import quantized_base
+
+    left = quantized_base.left_whole(model) if recipe.finetuning.qlora else 0
+    if not left:
+        return ()
+    return (f"{left} linear layers are not quantised: the width of their input is no multiple of 64",)
 
 
 def _slow_int8(recipe: Recipe, plan: hardware.Plan) -> tuple[str, ...]:
@@ -221,6 +235,7 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
 
     Returns the trainer and the losses: on the training rows, and held out before and after.
     """
+    from neuralbot import modeling
     from neuralbot.training import adapter
     from neuralbot.training.build import build_trainer
     from neuralbot.training.stream_steps import run_by_steps
@@ -231,7 +246,7 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
     if data.stream is not None:
         _note(run_by_steps(arguments, lambda: _counted(data, console)), folder, console)
     if not recipe.finetuning.full_finetune:
-        model = adapter.add_lora(model, recipe.finetuning, seed=arguments.seed)
+        model = adapter.add_adapter(model, recipe.finetuning, arguments.seed, prepared.new_tokens)
     trained, total = adapter.trainable_parameters(model)
     folder.update_manifest(trainable_parameters=trained)
     console.print(f"training {trained:,} of {total:,} parameters ({trained / total:.1%})", highlight=False)
@@ -241,7 +256,7 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
         pad_to=recipe.data.max_seq_length if recipe.data.pad_to_max_length else None,
         early_stopping_patience=recipe.early_stopping_patience,
     )  # fmt: skip
-    trainer.add_callback(MetricsCallback(trainer, folder.log))
+    trainer.add_callback(MetricsCallback(trainer, folder.log, eval_ppl=recipe.finetuning.eval_ppl))
     losses: dict[str, float] = {}
     if data.validation:
         losses["eval_loss_before"] = trainer.evaluate()["eval_loss"]
@@ -254,6 +269,8 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
     if data.validation:
         losses["eval_loss"] = trainer.evaluate()["eval_loss"]
     trainer.save_model(str(folder.path))
+    if recipe.model.config_name and not recipe.finetuning.full_finetune:
+        modeling.keep_config(recipe.model, folder.path)
     return trainer, losses
 
 
@@ -322,14 +339,14 @@ def _evaluate(
 
 
 def _tuned(trainer: Trainer, prepared: Prepared, folder: RunFolder) -> PreTrainedModel:
-    """The trained model as serving will load it: the adapter merged, in the plan's dtype."""
-    from neuralbot import modeling
+    """The trained model as serving will load it, in the plan's dtype: the adapter merged, where it can be."""
+    from neuralbot import merging, modeling
 
     dtype, model = prepared.plan.torch_dtype(), prepared.recipe.model
     if prepared.recipe.finetuning.qlora:  # serving merges into the base as its maker stored it: not two at once
         trainer.release()
         return modeling.load_for_chat(str(folder.path), dtype, token=model.token, cache_dir=model.cache_dir).model
-    return modeling.merged(trainer.accelerator.unwrap_model(trainer.model), dtype)
+    return merging.merged(trainer.accelerator.unwrap_model(trainer.model), dtype)
 
 
 def _manifest(prepared: Prepared) -> dict[str, Any]:
@@ -342,7 +359,7 @@ def _manifest(prepared: Prepared) -> dict[str, Any]:
     return {
         "name": Path(recipe.training["output_dir"]).name,
         "task": recipe.finetuning.task,
-        "method": "full" if recipe.finetuning.full_finetune else "lora",
+        "method": "full" if recipe.finetuning.full_finetune else recipe.finetuning.peft,
         "base_bits": recipe.finetuning.bits if recipe.finetuning.qlora else None,
         "base_model": {
             "name": name,
@@ -406,8 +423,9 @@ def _summary(result: FinetuneResult, shown: int, console: Console) -> None:
     total = sum(result.seconds.values())
     console.print(f"\n[bold]{result.run_dir}[/bold] is ready after {total:.0f} s", highlight=False)
     if "eval_loss" in result.metrics:
-        losses = result.metrics["eval_loss_before"], result.metrics["eval_loss"]
-        console.print(f"held-out loss {losses[0]:.3f} -> {losses[1]:.3f}", highlight=False)
+        console.print(f"held-out loss {_before_and_after(result.metrics, 'eval_loss')}", highlight=False)
+    if "perplexity" in result.metrics:
+        console.print(f"perplexity {_before_and_after(result.metrics, 'perplexity')}", highlight=False)
     for when, evaluation in (("before", result.before), ("after", result.after)):
         if evaluation:
             console.print(f"{when:>6}: {evaluation.describe()}", highlight=False)
@@ -415,6 +433,10 @@ def _summary(result: FinetuneResult, shown: int, console: Console) -> None:
         console.print(f"\n[bold]question[/bold]  {escape(sample.prompt)}", highlight=False)
         console.print(f"[bold]answer[/bold]    {escape(sample.answer)}", highlight=False)
     console.print(f"\nchat with it: [bold]{_chat_command(result.run_dir)}[/bold]", highlight=False, soft_wrap=True)
+
+
+def _before_and_after(metrics: dict[str, float], name: str) -> str:
+    return f"{metrics[f'{name}_before']:.3f} -> {metrics[name]:.3f}"
 
 
 def _chat_command(run_dir: Path) -> str:

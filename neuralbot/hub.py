@@ -9,15 +9,19 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from neuralbot.error_codes import ErrorCodes
 from neuralbot.errors import NeuralbotError
 
 # Read when huggingface_hub is first imported: else it tells the hub the version of torch and which tool runs it.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+if os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1" and "huggingface_hub.constants" in sys.modules:  # a script was first
+    sys.modules["huggingface_hub.constants"].HF_HUB_DISABLE_TELEMETRY = True  # type: ignore[attr-defined]
 
 Kind = Literal["model", "dataset"]
 
@@ -105,10 +109,24 @@ def in_plain_words(kind: Kind, name: str, revision: str | None, raises: type[Neu
     try:
         yield
     except Exception as error:  # what the hub's libraries raise shares no class
-        told = next(filter(None, (_sentence(cause, kind, name, revision) for cause in _causes(error))), None)
-        if told is None:
-            raise
-        raise raises(told) from error
+        for cause in _causes(error):
+            if told := _sentence(cause, kind, name, revision):
+                raise raises(told, code=_code(cause, kind)) from error
+        raise
+
+
+def _code(error: BaseException, kind: Kind) -> int | None:
+    """ITREX's number where it is not that of the exception's class."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return ErrorCodes.ERROR_HF_TOKEN_NOT_PROVIDED
+    if isinstance(error, errors.RepositoryNotFoundError):  # answered by 401 too
+        return None
+    if isinstance(error, errors.RevisionNotFoundError) and kind == "model":
+        return ErrorCodes.ERROR_INVALID_MODEL_VERSION
+    refused = isinstance(error, errors.HfHubHTTPError) and error.response.status_code == 401
+    return ErrorCodes.ERROR_HF_TOKEN_NOT_PROVIDED if refused else None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -11,15 +11,18 @@ import difflib
 import importlib.metadata
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from neuralbot import hub
+from neuralbot import hub, vocabulary
 from neuralbot.arguments import ModelArguments, ServingArguments
+from neuralbot.error_codes import ErrorCodes
 from neuralbot.errors import ModelError
+from neuralbot.merging import UNMERGED, merged
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 SEEDLING = "seedling"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+BASE_CONFIG = "base_config"  # folder of the base's config, in a run for which model.config_name named another one
 SERVING = "serving.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -40,7 +44,7 @@ T = TypeVar("T")
 class LoadedModel:
     """A model ready to answer, with what was stored beside it."""
 
-    model: PreTrainedModel
+    model: PreTrainedModel | PeftModel  # the latter where an adapter cannot be merged
     tokenizer: PreTrainedTokenizerBase
     serving: dict[str, Any]  # the run's ServingArguments by name; empty where none are stored
     base_name: str
@@ -138,30 +142,55 @@ def load_tokenizer(
     from transformers import AutoTokenizer
 
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise ModelError(f"{source} has no tokenizer: expected one of {', '.join(TOKENIZER_FILES)} in it")
+        raise ModelError(
+            f"{source} has no tokenizer: expected one of {', '.join(TOKENIZER_FILES)} in it",
+            code=ErrorCodes.ERROR_TOKENIZER_NOT_FOUND,
+        )
     tokenizer: PreTrainedTokenizerBase = loading(
         f"the tokenizer of {source}", lambda: AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     )
     return tokenizer
 
 
-def row_limit(args: ModelArguments, max_seq_length: int) -> int:
-    """`max_seq_length`, or the context of the model if that is shorter; reads its config, no weights.
+def row_limit(args: ModelArguments, max_seq_length: int, virtual_tokens: int = 0) -> int:
+    """`max_seq_length`, or what `virtual_tokens` leave of the model's context if that is shorter; reads no weights.
 
     Raises ModelError.
     """
-    source = args.model_name_or_path or ""
-    folder = local_folder(
-        source, weights=False, revision=args.model_revision, token=args.token, cache_dir=args.cache_dir
+    source, revision = (
+        args.config_name or args.model_name_or_path or "",
+        None if args.config_name else args.model_revision,
     )
+    config = load_config(source, revision=revision, token=args.token, cache_dir=args.cache_dir)
+    context = context_length(config) or max_seq_length + virtual_tokens
+    if virtual_tokens >= context - 1:
+        raise ModelError(
+            f"finetuning.num_virtual_tokens={virtual_tokens} leaves no room for a text: {source} reads {context} "
+            "tokens at once; lower it"
+        )
+    return min(max_seq_length, context - virtual_tokens)
+
+
+def load_config(
+    source: str, *, revision: str | None = None, token: str | None = None, cache_dir: str | None = None
+) -> PreTrainedConfig:
+    """The config of a model; reads no weights. Raises ModelError."""
+    folder = local_folder(source, weights=False, revision=revision, token=token, cache_dir=cache_dir)
     check_config(folder, source)
     prepare_transformers()
     from transformers import AutoConfig
 
-    config = loading(
+    config: PreTrainedConfig = loading(
         f"the config of {source}", lambda: AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     )
-    return min(max_seq_length, context_length(config) or max_seq_length)
+    return config
+
+
+def keep_config(args: ModelArguments, run: Path) -> None:
+    """Put the config that `args.config_name` names into a run with an adapter: serving reads the base with it."""
+    source = local_folder(args.config_name or "", weights=False, token=args.token, cache_dir=args.cache_dir)
+    (run / BASE_CONFIG).mkdir(exist_ok=True)
+    shutil.copyfile(source / "config.json", run / BASE_CONFIG / "config.json")
 
 
 def context_length(config: PreTrainedConfig) -> int | None:
@@ -177,30 +206,31 @@ def load_base(
     source: str,
     dtype: torch.dtype | Literal["auto"],
     *,
+    config: str | None = None,
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | None = None,
 ) -> PreTrainedModel:
     """A causal language model with its weights in `dtype` ("auto": as stored), on the CPU, in evaluation mode.
 
-    Raises ModelError, also when a tensor is missing or has another shape than the config says.
+    config: whose config it gets, if not its own. Raises ModelError, also when a tensor is missing or has another shape
+    than the config says.
     """
     folder = local_folder(source, weights=True, revision=revision, token=token, cache_dir=cache_dir)
     prepare_transformers()
     from transformers import AutoModelForCausalLM
 
     check_folder(folder, source)
+    other = {"config": load_config(config, token=token, cache_dir=cache_dir)} if config else {}
+    options = {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True, **other}
     model, report = loading(
-        f"the model {source}",
-        lambda: AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True
-        ),
+        f"the model {source}", lambda: AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, **options)
     )
     # transformers fills missing tensors with random numbers and only warns: such a model answers nonsense.
     if missing := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
         raise ModelError(
-            f"the model {source} is incomplete: {len(missing)} tensors are missing or have another shape than its "
-            f"config.json says ({', '.join(missing[:10])}); get the model again"
+            f"the model {source} is incomplete: {len(missing)} tensors are missing or have another shape than "
+            f"{config or 'its config.json'} says ({', '.join(missing[:10])}); get the model again"
         )
     note_origin(model, source, folder)
     loaded: PreTrainedModel = model.eval()
@@ -215,10 +245,12 @@ def load_for_chat(
     tokenizer_source: str | None = None,
     token: str | None = None,
     cache_dir: str | None = None,
+    load_plain: Callable[..., PreTrainedModel] | None = None,
 ) -> LoadedModel:
     """What a chatbot runs: a run folder (adapter or full), or a model with the adapter in `peft_path`, if given.
 
-    Adapters are merged into their base. The tokenizer is the one named, else the adapter's, else the model's.
+    Adapters are merged into their base, but those that learned a prompt (see `merging`). The tokenizer is the one
+    named, else the adapter's, else the model's. load_plain: reads a model without an adapter, in place of `load_base`.
     Raises ModelError.
     """
     place = local_folder(source, weights=True, token=token, cache_dir=cache_dir)
@@ -238,62 +270,26 @@ def load_for_chat(
         cache_dir=cache_dir,
     )
     if adapter is None:
-        model = load_base(base, dtype, token=token, cache_dir=cache_dir)
+        model = (load_plain or load_base)(base, dtype, token=token, cache_dir=cache_dir)
     else:
         model = _with_adapter(adapter, base, dtype, revision, token, cache_dir)
     return LoadedModel(model, tokenizer, read_serving(home), base)
 
 
-def merged(model: PreTrainedModel | PeftModel, dtype: torch.dtype) -> PreTrainedModel:
-    """`model` without its adapter layers, their effect added to its weights, in `dtype`; changes `model` itself.
-
-    Merged because a separate adapter costs two more matrix products a layer and token; in fp32 because the sum is
-    small beside the weight, and bf16 would round much of it away before the one rounding at the end.
-    """
-    import torch
-    from peft import PeftModel
-
-    plain: Any = model
-    if isinstance(model, PeftModel) and _is_plain_lora(model):
-        plain = _merged_by_layer(model, dtype)
-    elif isinstance(model, PeftModel):
-        plain = model.to(torch.float32).merge_and_unload()
-    result: PreTrainedModel = plain.to(dtype).eval()
-    return result
-
-
-def _is_plain_lora(model: PeftModel) -> bool:
-    from peft.tuners import lora
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    return all(type(x) is lora.Linear and not x.lora_variant and not any(x.lora_bias.values()) for x in layers) and all(
-        type(module).__name__ != "ModulesToSaveWrapper" for module in model.modules()
-    )
-
-
-def _merged_by_layer(model: PeftModel, dtype: torch.dtype) -> PreTrainedModel:
-    """One layer at a time: the whole model in fp32 would be 28 GB for seven billion weights."""
-    from peft.tuners import lora
-
-    for layer in model.modules():
-        if isinstance(layer, lora.Linear):
-            base = layer.get_base_layer()
-            change = sum(layer.get_delta_weight(name).float() for name in layer.active_adapters)
-            base.weight.data = (base.weight.float() + change).to(dtype)
-    plain: PreTrainedModel = model.unload()
-    return plain
-
-
 def _with_adapter(
     adapter: Path, base_name: str, dtype: torch.dtype, revision: str | None, token: str | None, cache_dir: str | None
-) -> PreTrainedModel:
+) -> PreTrainedModel | PeftModel:
     if not (adapter / ADAPTER_CONFIG).is_file():
         raise ModelError(f"{adapter} is no adapter: it has no {ADAPTER_CONFIG}")
     if not (adapter / ADAPTER_WEIGHTS).is_file():
         raise ModelError(f"the adapter in {adapter} has no {ADAPTER_WEIGHTS}{_pickle_advice(adapter)}")
+    # As stored, so that merging rounds once; an adapter that is not merged is read in the dtype of its base.
+    kind = _read_json(adapter / ADAPTER_CONFIG).get("peft_type")
+    base_dtype: torch.dtype | Literal["auto"] = dtype if kind in UNMERGED else "auto"
     try:
-        base = load_base(base_name, "auto", revision=revision, token=token, cache_dir=cache_dir)
+        config = str(adapter / BASE_CONFIG) if (adapter / BASE_CONFIG).is_dir() else None
+        place = {"revision": revision, "token": token, "cache_dir": cache_dir}
+        base = load_base(base_name, base_dtype, config=config, **place)
     except ModelError as error:
         raise ModelError(f"the base of the adapter in {adapter} cannot be loaded: {error}") from error
     return merged(_attach(base, adapter, base_name), dtype)
@@ -307,11 +303,14 @@ def _attach(base: PreTrainedModel, adapter: Path, base_name: str) -> PeftModel:
     config = loading(what, lambda: PeftConfig.from_pretrained(str(adapter)))
     stored = loading(what, lambda: _tensor_shapes(adapter / ADAPTER_WEIGHTS))
     _fit_vocabulary(base, stored)
+    trained = getattr(config, "trainable_token_indices", None) or []  # a list, or one for each layer
+    for tokens in trained.values() if isinstance(trained, dict) else [trained]:
+        vocabulary.grow(base, max(tokens, default=-1) + 1)
     model = loading(
         mismatch, lambda: PeftModel.from_pretrained(base, str(adapter), config=config, torch_device="cpu"), says=""
     )
-    if not hasattr(model, "merge_and_unload"):
-        raise ModelError(f"{what} is of the kind {config.peft_type.value}, which cannot be merged; LoRA adapters can")
+    if config.peft_type not in UNMERGED and not hasattr(model, "merge_and_unload"):
+        raise ModelError(f"{what} is of the kind {config.peft_type.value}, which cannot be served; LoRA adapters can")
     # peft only warns about tensors that find no place, and would answer with the untuned base.
     expected = {
         name: list(tensor.shape)
@@ -385,7 +384,10 @@ def check_config(folder: Path, source: str) -> None:
         hint = "rebuild it with `python -m neuralbot.pretrain recipes/seedling.yaml`" if source == SEEDLING else (
             "expected a model folder (config.json, *.safetensors) or a finished run folder"
         )  # fmt: skip
-        raise ModelError(f"{folder if source == SEEDLING else source} has no config.json; {hint}")
+        raise ModelError(
+            f"{folder if source == SEEDLING else source} has no config.json; {hint}",
+            code=ErrorCodes.ERROR_MODEL_CONFIG_NOT_FOUND,
+        )
 
 
 def _pickle_advice(folder: Path) -> str:

@@ -5,19 +5,23 @@ The output layer and the embeddings keep the dtype of the computation.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from neuralbot import hardware, modeling
 from neuralbot.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
-    from transformers import PreTrainedModel
+    from torch import Tensor, nn
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from neuralbot.kernels.quantized import Quantize
+
+
+_TRIM_BYTES = 32 * 2**20
 
 
 def load_quantized(
@@ -25,53 +29,102 @@ def load_quantized(
     dtype: torch.dtype,
     quantize: Quantize,
     *,
+    config: str | None = None,
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | None = None,
 ) -> PreTrainedModel:
     """The causal language model `source`, each linear layer but the output layer as `quantize` makes it.
 
-    Raises ModelError, also when the files do not hold exactly the model's tensors.
+    config: whose config it gets, if not its own. Raises ModelError, also when the files do not hold exactly the
+    model's tensors.
     """
     folder = modeling.local_folder(source, weights=True, revision=revision, token=token, cache_dir=cache_dir)
     modeling.check_folder(folder, source)
-    modeling.prepare_transformers()
-    model = modeling.loading(f"the model {source}", lambda: _skeleton(folder, dtype))
+    read = modeling.load_config(config or str(folder), token=token, cache_dir=cache_dir)
+    model = modeling.loading(f"the model {source}", lambda: _skeleton(read, dtype))
     linear = _linear_layers(model)
     places = _places(model)
-    missing = set(places)
-    for name, tensor in _tensors(folder):
+    missing, freed = set(places), 0
+    for stored, tensor in _tensors(folder):
+        freed += tensor.nbytes
+        if freed > _TRIM_BYTES:  # what tensors leave behind is too scattered to be used again: half the file and more
+            hardware.return_freed_memory()
+            freed = 0
+        # Some were saved without the output layer, and so without the name of what is under it.
+        name = stored if stored in places else f"{model.base_model_prefix}.{stored}"
         if name not in places:
-            raise _mismatch(source, f"it has a tensor {name}, which {model.config.model_type} does not know")
+            if _is_constant(model, stored):
+                continue
+            raise _mismatch(source, f"it has a tensor {stored}, which {model.config.model_type} does not know")
         _put(model, places[name], tensor.to(dtype), source)
         missing -= set(places[name])
         owner = name.rpartition(".")[0]
         if owner in linear and not any(other.rpartition(".")[0] == owner for other in missing):
-            layer = model.get_submodule(owner)
-            model.set_submodule(owner, quantize(layer))
+            model.set_submodule(owner, quantize(_as_linear(model.get_submodule(owner))))
     if missing:
         raise _mismatch(source, f"it lacks {len(missing)} tensors ({', '.join(sorted(missing)[:5])})")
+    model.name_or_path = model.config.name_or_path = str(folder)  # also where the config is from elsewhere
     modeling.note_origin(model, source, folder)
     hardware.return_freed_memory()
     return model.eval()
 
 
-def _skeleton(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+def quantize_layers(model: PreTrainedModel, quantize: Quantize) -> None:
+    """The same for a model in memory: replaces each linear layer that is not quantized yet, one by one."""
+    for name in _linear_layers(model):
+        model.set_submodule(name, quantize(_as_linear(model.get_submodule(name))))
+
+
+def count_layers(model: PreTrainedModel) -> tuple[int, int]:
+    """How many linear layers are quantized, and how many are not; the output layer does not count."""
+    from neuralbot.kernels.quantized import QuantizedLinear
+
+    kept = sum(isinstance(module, QuantizedLinear) for module in model.modules())
+    return kept, len(_linear_layers(model))
+
+
+def _skeleton(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """The model without memory for its weights."""
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     return model
 
 
 def _linear_layers(model: PreTrainedModel) -> set[str]:
-    from torch import nn
-
+    """All but the output layer. Not every subclass of nn.Linear is one in what it computes."""
     head = model.get_output_embeddings()
-    return {name for name, module in model.named_modules() if type(module) is nn.Linear and module is not head}
+    kinds = ("Linear", "FalconLinear", "Conv1D")
+    return {name for name, module in model.named_modules() if type(module).__name__ in kinds and module is not head}
+
+
+def _as_linear(layer: Any) -> nn.Linear:
+    """GPT-2's layers are linear ones whose weights stand the other way round."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    if not isinstance(layer, Conv1D):
+        linear: nn.Linear = layer
+        return linear
+    inputs, outputs = layer.weight.shape
+    linear = nn.Linear(inputs, outputs, bias=False, device="meta")
+    linear.weight = nn.Parameter(layer.weight.t().contiguous(), requires_grad=False)
+    linear.bias = layer.bias
+    return linear
+
+
+def left_whole(model: PreTrainedModel) -> int:
+    """How many linear layers of a quantized base are as they were. Raises ModelError if none is quantized."""
+    quantized, whole = count_layers(model)
+    if not quantized:
+        raise ModelError(
+            f"none of the {whole} linear layers of {model.config.model_type} can be quantised to 4 bits: the width of "
+            "their input is no multiple of 64. Set finetuning.bits to 8, or leave out finetuning.qlora"
+        )
+    return whole
 
 
 def _places(model: PreTrainedModel) -> dict[str, list[str]]:
@@ -81,6 +134,15 @@ def _places(model: PreTrainedModel) -> dict[str, list[str]]:
     for name, parameter in model.named_parameters(remove_duplicate=False):
         by_identity.setdefault(id(parameter), []).append(name)
     return {name: names for names in by_identity.values() for name in names}
+
+
+def _is_constant(model: PreTrainedModel, name: str) -> bool:
+    """Whether older versions of transformers stored this tensor, which is computed today."""
+    constants = [*(model._keys_to_ignore_on_load_unexpected or ()), *_CONSTANTS]
+    return any(re.search(pattern, name) for pattern in constants)
+
+
+_CONSTANTS = (r"rotary_emb\.inv_freq$", r"\.attn\.(masked_)?bias$")
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
@@ -116,5 +178,6 @@ def _put(model: PreTrainedModel, names: list[str], tensor: Tensor, source: str) 
 
 def _mismatch(source: str, what: str) -> ModelError:
     return ModelError(
-        f"the model {source} cannot be quantised as it is read: {what}. Leave out finetuning.qlora to train it in bf16"
+        f"the model {source} cannot be quantised as it is read: {what}. Load it in bf16: leave out finetuning.qlora, "
+        "or give a chatbot MixedPrecisionConfig()"
     )

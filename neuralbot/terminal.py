@@ -100,7 +100,7 @@ class Session:
                 print(piece.translate(NO_CONTROLS), end="", flush=True)
             print(flush=True)
             if reply.finish_reason == "length":
-                _say(f"[cut off after {reply.completion_tokens} tokens]")
+                _say(f"[cut off after {reply.meter.completion_tokens} tokens]")
         except KeyboardInterrupt:
             print(flush=True)
             _say("[stopped]")

@@ -71,7 +71,7 @@ def render(
         raise ModelError("the tokenizer has no chat template; call conversation.ensure_chat_template(tokenizer, task)")
     from jinja2 import TemplateError
 
-    messages = [_message(turn, arguments_as_text) for turn in turns]
+    messages = [message_of(turn, arguments_as_text) for turn in turns]
     try:
         text = tokenizer.apply_chat_template(
             messages, tools=list(tools) or None, tokenize=False, add_generation_prompt=add_generation_prompt
@@ -85,7 +85,8 @@ def render(
     return str(text)
 
 
-def _message(turn: Turn, arguments_as_text: bool) -> dict[str, Any]:
+def message_of(turn: Turn, arguments_as_text: bool) -> dict[str, Any]:
+    """The turn in the form that templates and OpenAI's protocol take."""
     message: dict[str, Any] = {"role": turn.role, "content": turn.content}
     if turn.input is not None:
         message |= {"instruction": turn.instruction or "", "input": turn.input}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,11 +197,10 @@ def test_stop_strings_cut_the_answer(chatbot: Chatbot) -> None:
 def test_a_reply_knows_its_lengths_and_why_it_ended(chatbot: Chatbot) -> None:
     turns = [Turn("user", "hello")]
     reply = chatbot.reply(turns, Sampling(max_new_tokens=9))
-    assert (reply.finish_reason, reply.completion_tokens) == (None, 0)
+    assert (reply.finish_reason, reply.meter.completion_tokens) == (None, 0)
     text = "".join(reply)
-    assert reply.prompt_tokens == len(encode_prompt(chatbot.engine.tokenizer, turns))
-    assert (reply.finish_reason, reply.completion_tokens) == ("length", 9)
-    assert reply.first_piece_s is not None and 0 < reply.first_piece_s <= reply.duration_s
+    assert reply.meter.prompt_tokens == len(encode_prompt(chatbot.engine.tokenizer, turns))
+    assert (reply.finish_reason, reply.meter.completion_tokens) == ("length", 9)
     stopped = chatbot.reply(turns, Sampling(max_new_tokens=9, stop=(text[0],)))
     assert ("".join(stopped), stopped.finish_reason) == ("", "stop")
 
@@ -211,7 +212,7 @@ def test_an_end_token_ends_the_answer(chatbot: Chatbot, tiny_model: Any) -> None
     engine.end_ids = frozenset({ids[2]})
     reply = Chatbot(engine).reply(turns, Sampling(max_new_tokens=9))
     list(reply)
-    assert (reply.finish_reason, reply.completion_tokens) == ("stop", ids.index(ids[2]))
+    assert (reply.finish_reason, reply.meter.completion_tokens) == ("stop", ids.index(ids[2]))
 
 
 def test_statistics_follow_the_answer_and_are_true(chatbot: Chatbot) -> None:
@@ -224,10 +225,108 @@ def test_statistics_follow_the_answer_and_are_true(chatbot: Chatbot) -> None:
     )
     assert 0 <= stats["first_token_latency"] <= stats["duration"]
     assert stats["msecond_per_token"] * 20 == pytest.approx(stats["duration"], abs=1)
+    parts = stats["first_token_latency"] + stats["next_token_latency"] * 19
+    assert parts == pytest.approx(stats["duration"], rel=0.2, abs=2)
     v2 = "".join(chatbot.stream("hello", replace(GREEDY, return_stats=True)))
     rows = v2.removeprefix(answer).splitlines()
     assert rows[0] == "" and {len(row) for row in rows[1:]} == {56}
     assert [row.split()[1] for row in rows[3:]] == list(stats)
+
+
+class SlowEngine(Recorder):
+    """The real engine, but 60 ms before the first token and 20 ms before each of the others."""
+
+    def stream(self, prompt_ids: list[int], sampling: Sampling) -> Iterator[int]:
+        for place, token in enumerate(super().stream(prompt_ids, sampling)):
+            time.sleep(0.02 if place else 0.06)
+            yield token
+
+
+def test_latencies_are_those_of_the_tokens_whoever_reads_slowly(chatbot: Chatbot) -> None:
+    config = replace(GREEDY, max_new_tokens=5, return_stats=True, format_version="v1")
+    *pieces, last = Chatbot(SlowEngine(chatbot.engine)).stream("hello", config)
+    stats = json.loads(last.removeprefix("END_OF_STREAM_STATS="))
+    first, later, whole = (stats[key] for key in ("first_token_latency", "next_token_latency", "duration"))
+    assert first >= 60 and later >= 20
+    assert first + 4 * later == pytest.approx(whole, rel=0.1)
+    slowly = []
+    for piece in Chatbot(SlowEngine(chatbot.engine)).stream("hello", config):
+        slowly.append(piece)
+        time.sleep(0.25)
+    stats = json.loads(slowly[-1].removeprefix("END_OF_STREAM_STATS="))
+    assert slowly[:-1] == pieces
+    assert 140 <= stats["duration"] < 1000 and stats["next_token_latency"] < 250
+
+
+def test_the_tokens_of_beams_have_no_latency_of_their_own(chatbot: Chatbot) -> None:
+    config = replace(GREEDY, num_beams=2, return_stats=True, format_version="v1")
+    stats = json.loads(chatbot.predict("hello", config=config).partition("END_OF_STREAM_STATS=")[2])
+    assert stats["next_token_latency"] is None
+    assert stats["output_token_len"] == 20
+    assert stats["first_token_latency"] == pytest.approx(stats["duration"], abs=2)
+
+
+def test_several_answers_are_those_of_the_seeds_that_follow(chatbot: Chatbot, caplog: pytest.LogCaptureFixture) -> None:
+    config = GenerationConfig(temperature=2.0, top_p=1.0, max_new_tokens=8, num_return_sequences=3)
+    alone = [chatbot.predict("hello", config=replace(config, num_return_sequences=1), seed=seed) for seed in (4, 5, 6)]
+    assert len(set(alone)) == 3
+    assert chatbot.predict_all("hello", config, seed=4) == alone
+    assert not caplog.records
+    assert chatbot.predict("hello", config=config, seed=4) == alone[0]
+    assert "predict_all gives all" in caplog.text
+
+
+def test_several_beams_are_different_and_the_best_is_first(chatbot: Chatbot) -> None:
+    config = replace(GREEDY, num_beams=3, num_return_sequences=2)
+    answers = chatbot.predict_all("hello", config)
+    assert len(set(answers)) == 2 and answers[0] == chatbot.predict("hello", config=config)
+
+
+@pytest.mark.parametrize(
+    "config", [replace(GREEDY, num_return_sequences=2), replace(GREEDY, num_beams=2, num_return_sequences=3)]
+)
+def test_more_answers_than_there_are_are_refused(chatbot: Chatbot, config: GenerationConfig) -> None:
+    with pytest.raises(GenerationError, match=r"num_return_sequences=.*expected at most"):
+        chatbot.predict_all("hello", config)
+
+
+def test_the_system_message_of_a_chatbot_can_be_set(recorder: Recorder, caplog: pytest.LogCaptureFixture) -> None:
+    bot = Chatbot(recorder, ServingArguments(system_prompt="Be brief."), name="runs/a")
+    bot.set_customized_system_prompts("Be kind.", "runs/a")
+    assert not caplog.records
+    bot.set_customized_system_prompts("Be kind.", model_path="other", task="chat")
+    assert [record.message.split("=")[0] for record in caplog.records] == ["model_path", "task"]
+    bot.chat("who")
+    assert recorder.asked[0][0] == encode_prompt(recorder.tokenizer, [Turn("system", "Be kind."), Turn("user", "who")])
+    for nothing in ("", None):
+        with pytest.raises(GenerationError, match="system_prompts="):
+            bot.set_customized_system_prompts(nothing)  # type: ignore[arg-type]
+
+
+def test_chat_is_predict_and_remembers_nothing(recorded: Chatbot, recorder: Recorder) -> None:
+    for _ in range(2):
+        recorded.chat("who", "who", GREEDY)
+        pieces, links = recorded.chat_stream("who", config=GREEDY)
+        assert "".join(pieces) and links == []
+    assert len({tuple(prompt) for prompt, _ in recorder.asked}) == 1
+
+
+def test_a_query_may_be_a_list_of_messages(recorded: Chatbot, recorder: Recorder) -> None:
+    messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "who"}]
+    recorded.predict(messages)
+    recorded.predict("who", system_prompt="Be kind.")
+    assert recorder.asked[0] == recorder.asked[1]
+    for wrong in ([], messages[:1], ["who"]):
+        with pytest.raises(GenerationError, match=r"query is a list|history holds"):
+            recorded.predict(wrong)
+
+
+def test_a_folder_is_not_judged_by_its_name(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "gpt-4-llama-opt"
+    shutil.copytree(folder, place)
+    bot = build_chatbot(PipelineConfig(str(place), optimization_config=FLOAT32))
+    assert isinstance(bot.engine, TorchEngine) and type(bot.engine.model).__name__ == "LlamaForCausalLM"
+    assert bot.predict("hello", config=GREEDY)
 
 
 def test_beams_are_for_whole_answers(chatbot: Chatbot) -> None:
@@ -254,7 +353,7 @@ def test_threads_get_their_own_answers(chatbot: Chatbot) -> None:
 # What a value other than the default looks like, for the fields that take neither a boolean nor a text.
 OTHER: dict[str, Any] = {
     "world_size": 2, "num_return_sequences": 2, "force_words_ids": [[1]], "num_gpus": 1, "max_gpu_memory": 8,
-    "plugins": {}, "serving_config": object(), "openai_config": object(),
+    "plugins": {}, "serving_config": object(),
 }  # fmt: skip
 
 
@@ -320,8 +419,9 @@ def test_the_precision_asked_for_is_the_models(folder: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("device", ["hpu", "xpu", "gpu", "cdua"])
 def test_other_devices_are_refused(folder: Path, device: str) -> None:
-    with pytest.raises(ResourceError, match=f"device='{device}'"):
+    with pytest.raises(ResourceError, match=f"device='{device}'") as caught:
         build_chatbot(PipelineConfig(str(folder), device=device))
+    assert caught.value.code == 1005
 
 
 def test_cuda_is_not_replaced_in_silence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,8 +437,6 @@ def test_other_wrong_settings_are_named(folder: Path, tmp_path: Path) -> None:
         build_chatbot(PipelineConfig(str(folder), optimization_config="int8"))  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="dtype='int8'"):
         MixedPrecisionConfig("int8")  # type: ignore[arg-type]
-    with pytest.raises(ModelError, match="plugin 'retrieval'"):
-        build_chatbot(PipelineConfig(str(folder), plugins={"tts": {"enable": False}, "retrieval": {"enable": True}}))
 
 
 @pytest.mark.parametrize("serving", ['{"temperature": "hot"}', '{"stop": null}', '{"max_new_tokens": 0}'])
@@ -356,11 +454,12 @@ def test_a_model_without_a_chat_template_gets_a_style(tmp_path: Path, tiny_model
     tiny_model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     prompts = set()
-    for task in ("", "completion"):
+    for task in ("", "completion", "summarization"):
         bot = build_chatbot(PipelineConfig(str(tmp_path), task=task, optimization_config=FLOAT32))
         assert bot.notices == ()
         prompts.add(bot.engine.tokenizer.decode(encode_prompt(bot.engine.tokenizer, bot.turns("hello"))))
-    assert len(prompts) == 2 and all("hello" in prompt for prompt in prompts)
+        assert bot.prepare_prompt("hello") in prompts
+    assert len(prompts) == 3 and all("hello" in prompt for prompt in prompts)
 
 
 def test_no_config_means_the_default_model_and_is_said(
@@ -374,31 +473,6 @@ def test_no_config_means_the_default_model_and_is_said(
 def test_the_fallback_serving_settings_are_those_of_generation_config(chatbot: Chatbot) -> None:
     assert Chatbot(chatbot.engine).generation_config == GenerationConfig()
     assert Chatbot(chatbot.engine).serving == ServingArguments()
-
-
-def test_fields_and_defaults_are_those_of_the_predecessor() -> None:
-    expected: dict[type, dict[str, Any]] = {
-        GenerationConfig: {
-            "device": "cpu", "temperature": 0.1, "top_k": 40, "top_p": 0.75, "repetition_penalty": 1.1,
-            "num_beams": 1, "max_new_tokens": 256, "do_sample": True, "num_return_sequences": 1,
-            "bad_words_ids": None, "force_words_ids": None, "use_hpu_graphs": False, "use_cache": True,
-            "audio_output_path": None, "cpu_jit": False, "num_gpus": 0, "max_gpu_memory": None, "use_fp16": False,
-            "ipex_int8": False, "return_stats": False, "format_version": "v2", "task": "", "sql_metadata": "",
-        },
-        LoadingModelConfig: {
-            "cpu_jit": None, "peft_path": None, "use_hpu_graphs": False, "use_cache": True, "use_deepspeed": False,
-            "use_tpp": False, "world_size": 1, "ipex_int8": False, "use_neural_speed": False, "gguf_model_path": None,
-        },
-        PipelineConfig: {
-            "model_name_or_path": "Intel/neural-chat-7b-v3-1", "tokenizer_name_or_path": None,
-            "hf_endpoint_url": None, "hf_access_token": None, "device": "auto", "task": "", "plugins": None,
-            "loading_config": None, "optimization_config": None, "assistant_model": None, "serving_config": None,
-            "openai_config": None,
-        },
-        MixedPrecisionConfig: {"dtype": "bfloat16"},
-    }  # fmt: skip
-    for config, defaults in expected.items():
-        assert {entry.name: entry.default for entry in fields(config)} == defaults
 
 
 def test_a_token_is_not_shown() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -188,6 +189,40 @@ def test_a_worse_end_is_undone_by_keeping_the_best(base: Path, tmp_path: Path) -
     during = [json.loads(line)["eval_loss"] for line in lines if "eval_loss" in line][1:-1]
     assert max(during) > min(during) + 0.01
     assert result.metrics["eval_loss"] == pytest.approx(min(during), abs=1e-3)
+
+
+@pytest.mark.parametrize("tuning", [{}, {"qlora": True, "bits": 8}, {"full_finetune": True, "lora_all_linear": False}])
+def test_a_config_from_elsewhere_is_trained_and_served_with(base: Path, tmp_path: Path, tuning: dict[str, Any]) -> None:
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    config |= {"max_position_embeddings": 300, "rms_norm_eps": 0.5}
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    path = write_recipe(
+        tmp_path, base, model={"config_name": str(tmp_path / "other")}, finetuning=tuning, evaluation={"metric": "none"}
+    )
+    served = load_for_chat(str(finetune.run(recipe.load(path)).run_dir), torch.float32).model
+    assert served.config.max_position_embeddings == 300
+    assert served.config.rms_norm_eps == 0.5
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_perplexities_stand_beside_held_out_losses(
+    base: Path, tmp_path: Path, wanted: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_recipe(
+        tmp_path, base, finetuning={"eval_ppl": wanted}, training={"max_steps": 2}, evaluation={"metric": "none"}
+    )
+    result = finetune.run(recipe.load(path))
+    lines = (result.run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    held_out = [record for line in lines if "eval_loss" in (record := json.loads(line))]
+    assert ("perplexity 6" in capsys.readouterr().out) == wanted
+    if wanted:
+        assert result.metrics["perplexity"] == pytest.approx(math.exp(result.metrics["eval_loss"]))
+        assert result.metrics["perplexity_before"] == pytest.approx(math.exp(result.metrics["eval_loss_before"]))
+        assert [record["eval_ppl"] for record in held_out] == [math.exp(record["eval_loss"]) for record in held_out]
+    else:
+        assert not {"perplexity", "perplexity_before"} & result.metrics.keys()
+        assert not any("eval_ppl" in record for record in held_out)
 
 
 def test_early_stopping_ends_the_run(base: Path, tmp_path: Path) -> None:

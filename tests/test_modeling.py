@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
+from peft import CPTConfig, LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-import neuralbot.modeling as modeling
+from neuralbot import merging, modeling
 from neuralbot.errors import ModelError
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
@@ -149,11 +149,11 @@ def test_an_adapter_that_lacks_tensors_is_refused(base_folder: Path, tmp_path: P
         modeling.load_for_chat(str(tmp_path / "run"), torch.float32)
 
 
-def test_adapters_that_cannot_be_merged_are_refused(base_folder: Path, tmp_path: Path) -> None:
+def test_adapters_that_can_neither_be_merged_nor_served_are_refused(base_folder: Path, tmp_path: Path) -> None:
     base = LlamaForCausalLM.from_pretrained(base_folder)
-    config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    config = CPTConfig(task_type="CAUSAL_LM", cpt_token_ids=[5, 6], cpt_mask=[1, 1], cpt_tokens_type_mask=[1, 1])
     get_peft_model(base, config).save_pretrained(tmp_path / "run", save_embedding_layers=False)
-    with pytest.raises(ModelError, match="PREFIX_TUNING"):
+    with pytest.raises(ModelError, match="CPT, which cannot be served"):
         modeling.load_for_chat(str(tmp_path / "run"), torch.float32)
 
 
@@ -288,4 +288,4 @@ def test_a_torchvision_built_for_another_torch_is_hidden(
 
 def test_merging_leaves_a_plain_model_as_it_is(tiny_model: PreTrainedModel) -> None:
     plain = copy.deepcopy(tiny_model)
-    torch.testing.assert_close(logits(modeling.merged(plain, torch.float32)), logits(tiny_model))
+    torch.testing.assert_close(logits(merging.merged(plain, torch.float32)), logits(tiny_model))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from neuralbot import recipe
+from neuralbot.arguments import PEFT_METHODS
 from neuralbot.errors import RecipeError
 from neuralbot.recipe import old_keys, support
 from neuralbot.recipe.loading import all_fields
@@ -113,6 +114,8 @@ def other_value(key: str) -> str:
         return next(choice for choice in (*field.choices, "x") if choice != field.default)
     if "list" in field.kinds:
         return "[x]"
+    if field.interval and 2 not in field.interval:
+        return "0.5"
     return "2" if field.kinds & {"int", "float"} else "{x: true}"
 
 
@@ -153,6 +156,17 @@ def test_settings_that_lose_against_another_are_noted(folder: Path) -> None:
         "command line: training.num_train_epochs: has no effect: max_steps is set",
         "command line: finetuning.bits: 16: weights keep 32 bits, or small steps would be lost; bf16 computes in 16",
     )
+
+
+@pytest.mark.parametrize("key", sorted(support.OF_METHODS))
+def test_settings_of_another_method_are_noted(folder: Path, key: str) -> None:
+    given, methods = f"{key}={other_value(key)}", support.OF_METHODS[key]
+    for method in PEFT_METHODS:
+        loaded = load(MINIMAL, given, f"finetuning.peft={method}")
+        lost = f"command line: {key}: has no effect: finetuning.peft is {method}"
+        assert loaded.notices == (() if method in methods else (lost,))
+    full = load(MINIMAL, given, "finetuning.full_finetune=true").notices
+    assert full == (f"command line: {key}: has no effect: finetuning.full_finetune is true",)
 
 
 def test_revisions_belong_to_the_hub(folder: Path) -> None:

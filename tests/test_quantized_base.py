@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig
 
 from neuralbot import modeling
 from neuralbot.errors import ModelError
@@ -63,6 +63,26 @@ def test_tied_embeddings_are_read_under_either_name(tmp_path: Path, stored: str)
     assert torch.equal(model.lm_head.weight, tensors[stored])
 
 
+def test_what_older_versions_stored_is_passed_over(saved: Path) -> None:
+    ids = torch.arange(40)[None]
+    expected = load_quantized(str(saved), torch.float32, quantizer(8))(ids).logits
+    tensors = load_file(saved / "model.safetensors")
+    constants = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}
+    save_file(tensors | constants, saved / "model.safetensors")
+    assert torch.equal(load_quantized(str(saved), torch.float32, quantizer(8))(ids).logits, expected)
+
+
+def test_files_without_the_name_of_the_inner_model_are_read(tmp_path: Path) -> None:
+    config = BloomConfig(vocab_size=50, hidden_size=64, n_layer=1, n_head=2)
+    model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(tmp_path)
+    tensors = {name.removeprefix("transformer."): t for name, t in load_file(tmp_path / "model.safetensors").items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    ids = torch.arange(40)[None]
+    found = load_quantized(str(tmp_path), torch.float32, lambda linear: linear)(ids).logits
+    torch.testing.assert_close(found, model.eval()(ids).logits)
+
+
 def test_files_that_do_not_fit_are_named(saved: Path) -> None:
     tensors = load_file(saved / "model.safetensors")
     norm = tensors.pop("model.norm.weight")
@@ -105,19 +125,27 @@ def test_rows_that_do_not_divide_into_blocks_stay_as_they_are() -> None:
 
 
 MEMORY = """
-import sys, torch
+import sys, threading, time, torch
 from neuralbot.kernels.quantized import quantizer
 from neuralbot.quantized_base import load_quantized
-def high():
-    return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))) * 1024
+def held():  # pages of the mapped file do not count: the system takes them back when it needs room
+    return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("RssAnon"))) * 1024
 load_quantized("seedling", torch.bfloat16, quantizer(8))  # imports what loading needs
-before = high()
+before, most, done = held(), 0, threading.Event()
+def watch():
+    global most
+    while not done.wait(0.002):
+        most = max(most, held())
+watcher = threading.Thread(target=watch)
+watcher.start()
 load_quantized(sys.argv[1], torch.bfloat16, quantizer(int(sys.argv[2])))
-print(high() - before)
+done.set()
+watcher.join()
+print(max(most, held()) - before)
 """
 
 
-@pytest.mark.parametrize(("bits", "share"), [(8, 0.9), (4, 0.8)])
+@pytest.mark.parametrize(("bits", "share"), [(8, 0.65), (4, 0.45)])
 def test_the_whole_base_is_never_in_memory(tmp_path: Path, bits: int, share: float) -> None:
     config = LlamaConfig(
         vocab_size=100, hidden_size=1024, intermediate_size=2816, num_hidden_layers=12, num_attention_heads=8

@@ -180,6 +180,7 @@ def test_tables_name_only_keys_that_exist() -> None:
         "values": {key for key, _ in support.REFUSED_VALUES},
         "no effect": set(support.NO_EFFECT),
         "fixed": set(support.FIXED),
+        "of methods": set(support.OF_METHODS),
         "only when": set(support.ONLY_WHEN) | {switch for switch, _ in support.ONLY_WHEN.values()},
         "renamed": {f"training.{new}" for new in old_keys.TODAY.values() if new},
     }
@@ -252,6 +253,7 @@ def test_the_output_folder_is_named_after_the_recipe_unless_said(folder: Path) -
 def test_the_expected_recipes_are_shipped() -> None:
     names = {path.stem for path in SHIPPED}
     seeds = {"llama2-7b-alpaca", "llama2-7b-summarization", "llama2-7b-code"}
+    seeds |= {"llama2-7b-8bit", "gptj-8bit", "qlora-chat"}
     assert names >= seeds | {"alpaca", "summarization", "code", "chat"}
 
 

@@ -30,7 +30,7 @@ def work(job: Job) -> dict[str, Any]:
     )  # fmt: skip
     tokenizer, rows = modeling.load_tokenizer(job.model), job.load_rows()
     source = ModelArguments(model_name_or_path=job.model)
-    model = adapter.add_lora(load_model(source, finetuning, plan.torch_dtype()), finetuning, job.seed)
+    model = adapter.add_adapter(load_model(source, finetuning, plan.torch_dtype()), finetuning, job.seed)
     arguments = TrainingArguments(**job.training_arguments())
     longest = max(len(row["input_ids"]) for row in rows)
     if finetuning.kernels == "fast" and (reason := why_reference(model, arguments, longest)):

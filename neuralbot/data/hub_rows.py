@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from neuralbot import hub
 from neuralbot.data.strict_json import Row
+from neuralbot.error_codes import ErrorCodes
 from neuralbot.errors import DataError
 
 
@@ -87,7 +88,8 @@ def _refuse_config(name: str, config: str | None, known: list[str], error: Value
     what = f"no configuration {config!r}" if config else "several configurations"
     raise DataError(
         f"the data set {name} has {what}: set data.dataset_config_name (config in data.sources) to one of "
-        f"{', '.join(known)}"
+        f"{', '.join(known)}",
+        code=ErrorCodes.ERROR_DATASET_CONFIG_NOT_FOUND,
     ) from error
 
 

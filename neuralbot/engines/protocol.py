@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from neuralbot.error_codes import ErrorCodes
 from neuralbot.errors import GenerationError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     num_beams: int = 1
     bad_words_ids: tuple[tuple[int, ...], ...] | None = None
+    num_return_sequences: int = 1
 
     def __post_init__(self) -> None:
         _require(_real(self.temperature, 0, 100), "temperature", self.temperature, "a number from 0 to 100")
@@ -67,6 +69,20 @@ class Sampling:
         )
         _require(_whole(self.num_beams, 1, 64), "num_beams", self.num_beams, "a whole number from 1 to 64")
         _require(
+            _whole(self.num_return_sequences, 1, 64),
+            "num_return_sequences",
+            self.num_return_sequences,
+            "a whole number from 1 to 64",
+        )
+        different = self.num_beams if self.num_beams > 1 else 1 if self.greedy else 64
+        _require(
+            self.num_return_sequences <= different,
+            "num_return_sequences",
+            self.num_return_sequences,
+            f"at most {different} with num_beams={self.num_beams}, do_sample={self.do_sample} and "
+            f"temperature={self.temperature}: there are no more different answers",
+        )
+        _require(
             _are_words(self.bad_words_ids),
             "bad_words_ids",
             self.bad_words_ids,
@@ -86,14 +102,17 @@ class Engine(Protocol):
     context_length: int | None  # tokens of prompt and answer together; None: no limit known
 
     def stream(self, prompt_ids: list[int], sampling: Sampling) -> Iterator[int]:
-        """The answer's token ids, one by one; the end token is not yielded. Closing the iterator ends the work.
+        """One answer's token ids, one by one; the end token is not yielded. Closing the iterator ends the work.
 
         Raises GenerationError at once (not at the first token) for a prompt or value that cannot be used.
         """
         ...
 
     def generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[list[int]]:
-        """The answers to several prompts, in their order: the same ids as `stream` gives for each."""
+        """The answers to several prompts, in their order, `num_return_sequences` to each, side by side.
+
+        The first to each has the ids that `stream` gives, the next those of the next seed; of beams the best is first.
+        """
         ...
 
 
@@ -109,7 +128,8 @@ def token_budget(prompt_length: int, max_new_tokens: int, context_length: int | 
     if prompt_length >= context_length:
         raise GenerationError(
             f"the prompt has {prompt_length} tokens, but the model reads at most {context_length} (answer included): "
-            "shorten the question, the system message or the history"
+            "shorten the question, the system message or the history",
+            code=ErrorCodes.WARNING_INPUT_EXCEED_MAX_SEQ_LENGTH,
         )
     return min(max_new_tokens, context_length - prompt_length)
 

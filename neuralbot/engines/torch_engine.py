@@ -9,9 +9,7 @@ Shape letters: B rows still running, T tokens so far, V vocabulary.
 
 from __future__ import annotations
 
-import inspect
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,13 +17,16 @@ from torch import Tensor
 
 from neuralbot import modeling
 from neuralbot.conversation import end_token
+from neuralbot.engines import assisted
+from neuralbot.engines.forward import Forward
+from neuralbot.engines.picking import Picker, generator, random_seed
 from neuralbot.engines.protocol import Sampling, token_budget
+from neuralbot.engines.virtual_tokens import VirtualTokens, without_adapter
 from neuralbot.errors import GenerationError
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
-
-Scores = Callable[[Tensor, Tensor], Tensor]  # (ids (B, T), logits (B, V)) -> logits (B, V)
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class TorchEngine:
@@ -34,13 +35,19 @@ class TorchEngine:
     Streams of several threads take turns token by token. Generating switches the model to evaluation mode.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.model = model
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        assistant: PreTrainedModel | None = None,
+    ) -> None:
+        self.model, self._virtual = without_adapter(model)
         self.tokenizer = tokenizer
-        self.context_length = modeling.context_length(model.config)
-        self.end_ids = end_token_ids(model, tokenizer)
-        self._lock = threading.Lock()
-        self._accepted = _forward_parameters(model)
+        context = modeling.context_length(model.config)
+        self.context_length = context and context - self._virtual.count
+        self.end_ids = end_token_ids(self.model, tokenizer)
+        self._forward = Forward(self.model)
+        self._assistant = None if assistant is None else Forward(assistant)
 
     def stream(self, prompt_ids: list[int], sampling: Sampling) -> Iterator[int]:
         """The answer's ids, one by one. Raises GenerationError at once for a prompt or value it cannot use."""
@@ -50,6 +57,10 @@ class TorchEngine:
                 "streamed; use num_beams=1, or ask for the whole answer"
             )
         budget = self._budget(prompt_ids, sampling)
+        if self._assistant is not None:
+            return assisted.decode(
+                self._forward, self._assistant, prompt_ids, budget, sampling, self.end_ids, self._virtual
+            )
         return (token for _, token in self._decode([prompt_ids], [budget], sampling))
 
     def generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[list[int]]:
@@ -57,9 +68,10 @@ class TorchEngine:
 
         Each row is what `stream` gives for it; float rounding may differ, so a near tie can fall the other way.
         """
-        budgets = [self._budget(prompt, sampling) for prompt in prompts]
         if sampling.num_beams > 1:
-            return [self._beams(prompt, budget, sampling) for prompt, budget in zip(prompts, budgets, strict=True)]
+            return [answer for prompt in prompts for answer in self._beams(prompt, sampling)]
+        prompts = [prompt for prompt in prompts for _ in range(sampling.num_return_sequences)]
+        budgets = [self._budget(prompt, sampling) for prompt in prompts]
         answers: list[list[int]] = [[] for _ in prompts]
         for row, token in self._decode(prompts, budgets, sampling) if prompts else ():
             answers[row].append(token)
@@ -80,10 +92,10 @@ class TorchEngine:
     ) -> Iterator[tuple[int, int]]:
         """Yields (row, token id) in the order of the tokens' steps; end tokens are left out."""
         self.model.eval()
-        batch = _Batch(prompts, self.model, seed=None if sampling.greedy else sampling.seed)
-        scores = _scores(sampling, self.end_ids)
+        batch = _Batch(prompts, self._virtual, self.model.device, sampling)
+        picker = Picker(sampling, self.end_ids)
         while batch.rows:
-            tokens = self._next_tokens(batch, scores, sampling.greedy)
+            tokens = self._next_tokens(batch, picker)
             keep = []
             for place, (row, token) in enumerate(zip(batch.rows, tokens, strict=True)):
                 if token in self.end_ids:
@@ -96,41 +108,28 @@ class TorchEngine:
 
     # Entered anew for each token: inference mode left open between two tokens would leak into the reader's code.
     @torch.inference_mode()
-    def _next_tokens(self, batch: _Batch, scores: Scores, greedy: bool) -> list[int]:
-        logits_BV = scores(batch.ids_BT, self._forward(batch))
-        if not bool(logits_BV.amax(dim=-1).isfinite().all()):
-            raise GenerationError(
-                "no token can be picked: the model's output is not a number (damaged weights, or a precision too low "
-                "for it), or bad_words_ids forbids every token"
-            )
-        return _likeliest(logits_BV) if greedy else _drawn(logits_BV, batch.generators)
-
-    def _forward(self, batch: _Batch) -> Tensor:
-        inputs: dict[str, Any] = {"input_ids": batch.fresh_ids(), "position_ids": batch.fresh_positions()}
-        inputs |= {"logits_to_keep": 1, "attention_mask": batch.mask_BT}
-        with self._lock:
-            output = self.model(
-                **{name: value for name, value in inputs.items() if name in self._accepted and value is not None},
-                past_key_values=batch.cache,
-                use_cache=True,
-            )
-        logits: Tensor = output.logits[:, -1].float()
-        return logits
+    def _next_tokens(self, batch: _Batch, picker: Picker) -> list[int]:
+        logits_BV = self._forward(batch.fresh_ids(), batch.cache, positions=batch.fresh_positions(), mask=batch.mask_BT)
+        return picker.pick(batch.ids_BT, logits_BV[:, -1], batch.generators)
 
     @torch.inference_mode()
-    def _beams(self, prompt: list[int], budget: int, sampling: Sampling) -> list[int]:
-        ids_BT = torch.tensor([prompt], device=self.model.device)
+    def _beams(self, prompt: list[int], sampling: Sampling) -> list[list[int]]:
+        budget = self._budget(prompt, sampling)
+        known = [prompt[0]] * self._virtual.count
+        ids_BT = torch.tensor([known + prompt], device=self.model.device)
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         chosen = {} if sampling.greedy else _sampling_values(sampling)
         # `generate` draws from the global generator: it is lent for the call and put back.
-        with self._lock, torch.random.fork_rng(devices, enabled=not sampling.greedy):
+        with self._forward.lock, torch.random.fork_rng(devices, enabled=not sampling.greedy):
             if not sampling.greedy:
-                torch.random.manual_seed(_seed(sampling.seed))
+                torch.random.manual_seed(random_seed() if sampling.seed is None else sampling.seed)
             self.model.eval()
             output_BT = self.model.generate(
                 ids_BT,
                 attention_mask=torch.ones_like(ids_BT),
+                past_key_values=self._virtual.cache(sampling.num_beams) if known else None,
                 num_beams=sampling.num_beams,
+                num_return_sequences=sampling.num_return_sequences,
                 max_new_tokens=budget,
                 do_sample=not sampling.greedy,
                 repetition_penalty=float(sampling.repetition_penalty),
@@ -139,29 +138,30 @@ class TorchEngine:
                 pad_token_id=prompt[0],
                 **chosen,
             )
-        return _until_end(output_BT[0, len(prompt) :].tolist(), self.end_ids)
+        return [_until_end(answer, self.end_ids) for answer in output_BT[:, ids_BT.shape[1] :].tolist()]
 
 
 class _Batch:
     """The rows still running: their ids so far, the key/value cache, the padding mask, one generator a row."""
 
-    def __init__(self, prompts: Sequence[Sequence[int]], model: PreTrainedModel, seed: int | None) -> None:
-        from transformers import DynamicCache
-
-        longest = max(len(prompt) for prompt in prompts)
-        # A row is padded with its own first token: masked for attention, and no news to the repetition penalty.
+    def __init__(
+        self, prompts: Sequence[Sequence[int]], virtual: VirtualTokens, device: torch.device, sampling: Sampling
+    ) -> None:
+        longest = virtual.count + max(len(prompt) for prompt in prompts)
+        # A row's own first token stands for what has none (virtual tokens, already in the cache, and padding, masked
+        # for attention): it is no news to the repetition penalty.
         padded = [[*[prompt[0]] * (longest - len(prompt)), *prompt] for prompt in prompts]
-        device = model.device
         self.rows = list(range(len(prompts)))
         self.ids_BT = torch.tensor(padded, device=device)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         places = torch.arange(longest, device=device)
         self.mask_BT: Tensor | None = None
-        if any(len(prompt) < longest for prompt in prompts):
-            self.mask_BT = (places >= (longest - lengths)[:, None]).long()
-        self.cache: DynamicCache = DynamicCache(config=model.config)
-        self.generators = [_generator(seed, device) for _ in prompts]
-        self._cached = 0
+        if len(set(lengths.tolist())) > 1:
+            self.mask_BT = ((places >= (longest - lengths)[:, None]) | (places < virtual.count)).long()
+        self.cache = virtual.cache(len(prompts))
+        seed, several = None if sampling.greedy else sampling.seed, sampling.num_return_sequences
+        self.generators = [generator(seed, device, row % several) for row in self.rows]
+        self._cached = virtual.count
 
     def fresh_ids(self) -> Tensor:
         """(B, n) the ids the cache has not seen: the prompt first, later one token a row."""
@@ -208,61 +208,8 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     return frozenset(token for token in ids if token is not None)
 
 
-def _forward_parameters(model: PreTrainedModel) -> frozenset[str]:
-    """The names that the model's forward takes: older families know no `position_ids` or `logits_to_keep`."""
-    unwrapped: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return frozenset(inspect.signature(unwrapped.forward).parameters)
-
-
-def _scores(sampling: Sampling, end_ids: frozenset[int]) -> Scores:
-    """The chain that turns the model's logits into those a token is picked from, in the order `generate` uses."""
-    from transformers import (
-        LogitsProcessorList,
-        NoBadWordsLogitsProcessor,
-        RepetitionPenaltyLogitsProcessor,
-        TemperatureLogitsWarper,
-        TopKLogitsWarper,
-        TopPLogitsWarper,
-    )
-
-    chain: Any = LogitsProcessorList()
-    if sampling.repetition_penalty != 1:
-        chain.append(RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty)))
-    if sampling.bad_words_ids:
-        chain.append(NoBadWordsLogitsProcessor([list(word) for word in sampling.bad_words_ids], sorted(end_ids)))
-    if not sampling.greedy:
-        chain.append(TemperatureLogitsWarper(float(sampling.temperature)))
-        if sampling.top_k:
-            chain.append(TopKLogitsWarper(sampling.top_k))
-        if sampling.top_p < 1:
-            chain.append(TopPLogitsWarper(float(sampling.top_p)))
-    scores: Scores = chain
-    return scores
-
-
 def _sampling_values(sampling: Sampling) -> dict[str, Any]:
     return {"temperature": float(sampling.temperature), "top_k": sampling.top_k, "top_p": float(sampling.top_p)}
-
-
-def _likeliest(logits_BV: Tensor) -> list[int]:
-    return [int(token) for token in logits_BV.argmax(dim=-1)]
-
-
-def _drawn(logits_BV: Tensor, generators: list[torch.Generator]) -> list[int]:
-    """One token a row, drawn with the row's own generator: so a batch draws what a stream draws."""
-    shares_BV = logits_BV.softmax(dim=-1)
-    drawn = [torch.multinomial(row, 1, generator=own) for row, own in zip(shares_BV, generators, strict=True)]
-    return [int(token) for token in drawn]
-
-
-def _generator(seed: int | None, device: torch.device) -> torch.Generator:
-    generator = torch.Generator(device=device)
-    generator.manual_seed(_seed(seed))
-    return generator
-
-
-def _seed(seed: int | None) -> int:
-    return torch.Generator().seed() % 2**63 if seed is None else seed
 
 
 def _until_end(ids: list[int], end_ids: frozenset[int]) -> list[int]:

@@ -7,6 +7,7 @@ unpacked when needed (`FourBit`).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Protocol
@@ -151,12 +152,21 @@ class FourBit:
 def _workspace(rows: int, width: int, dtype: torch.dtype) -> Tensor:
     """Memory for one matrix, the same for all: fresh pages from the system would cost as much as the unpacking."""
     size = rows * width
-    if dtype not in _WORKSPACES or _WORKSPACES[dtype].numel() < size:
-        _WORKSPACES[dtype] = torch.empty(size, dtype=dtype)
-    return _WORKSPACES[dtype][:size].view(rows, width)
+    known = _workspaces.by_dtype
+    if dtype not in known or known[dtype].numel() < size:
+        with torch.inference_mode(False):  # made while answering it would be of no use for training
+            known[dtype] = torch.empty(size, dtype=dtype)
+    return known[dtype][:size].view(rows, width)
 
 
-_WORKSPACES: dict[torch.dtype, Tensor] = {}
+class _Workspaces(threading.local):
+    """Each thread has its own: two models may answer at once."""
+
+    def __init__(self) -> None:
+        self.by_dtype: dict[torch.dtype, Tensor] = {}
+
+
+_workspaces = _Workspaces()
 
 
 def _product(grad: Tensor, weight: Tensor) -> Tensor:

@@ -1,24 +1,67 @@
 """The names of `intel_extension_for_transformers.neural_chat` under our prefix: swap the import, keep the script.
 
-Imported lazily, so that a configuration can be written without loading torch.
+Imported lazily, so that a configuration can be written without loading torch. What becomes of each name and field:
+docs/neural_chat.md.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from neuralbot.neural_chat.config import GenerationConfig, LoadingModelConfig, PipelineConfig
+from neuralbot.neural_chat.config import (
+    CodeGenerationFinetuningConfig,
+    GenerationConfig,
+    LoadingModelConfig,
+    PipelineConfig,
+    SummarizationFinetuningConfig,
+    TextGenerationFinetuningConfig,
+    TTSFinetuningConfig,
+)
+from neuralbot.neural_chat.plugins import plugins
 from neuralbot.transformers import MixedPrecisionConfig
+from neuralbot.transformers.refused import Refused
 
 if TYPE_CHECKING:
-    from neuralbot.chatbot import build_chatbot
+    from neuralbot.neural_chat.chatbot import build_chatbot, finetune_model, optimize_model
 
-__all__ = ["GenerationConfig", "LoadingModelConfig", "MixedPrecisionConfig", "PipelineConfig", "build_chatbot"]
+__all__ = [
+    "CodeGenerationFinetuningConfig",
+    "FinetuningClientExecutor",
+    "GenerationConfig",
+    "LoadingModelConfig",
+    "MixedPrecisionConfig",
+    "NeuralChatServerExecutor",
+    "PipelineConfig",
+    "SummarizationFinetuningConfig",
+    "TTSFinetuningConfig",
+    "TextChatClientExecutor",
+    "TextGenerationFinetuningConfig",
+    "VoiceChatClientExecutor",
+    "build_chatbot",
+    "finetune_model",
+    "optimize_model",
+    "plugins",
+]
+
+
+class NeuralChatServerExecutor(Refused):
+    reason = "there is no server yet; answer with build_chatbot(config).predict(query)"
+
+
+class TextChatClientExecutor(Refused):
+    reason = "it belongs to the server, which is not there yet; chat with `neuralbot chat RUN`"
+
+
+class VoiceChatClientExecutor(Refused):
+    reason = "speech is not offered; chat with `neuralbot chat RUN`"
+
+
+class FinetuningClientExecutor(Refused):
+    reason = "it belongs to the server, which is not there yet; call finetune_model(config)"
 
 
 def __getattr__(name: str) -> Any:
-    if name == "build_chatbot":
-        from neuralbot.chatbot import build_chatbot
-
-        return build_chatbot
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in ("build_chatbot", "finetune_model", "optimize_model"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("neuralbot.neural_chat.chatbot"), name)

@@ -8,12 +8,46 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any
+from enum import Enum
+from typing import TYPE_CHECKING, Any
 
+from neuralbot.arguments import DataArguments, FinetuningArguments, ModelArguments
 from neuralbot.errors import NeuralbotError
-from neuralbot.transformers import MixedPrecisionConfig
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+__all__ = [
+    "AudioLanguageOptions",
+    "BackendOptions",
+    "BaseFinetuningConfig",
+    "CodeGenerationFinetuningConfig",
+    "DataArguments",
+    "DeviceOptions",
+    "FinetuningArguments",
+    "FrameworkConfig",
+    "GenerationConfig",
+    "LoadingModelConfig",
+    "ModelArguments",
+    "OpenAIConfig",
+    "PipelineConfig",
+    "RetrievalTypeOptions",
+    "ServingConfig",
+    "SummarizationFinetuningConfig",
+    "TTSDatasetArguments",
+    "TTSFinetuningConfig",
+    "TTSModelArguments",
+    "TextGenerationFinetuningConfig",
+    "VllmEngineParams",
+]
 
 DEFAULT_MODEL = "Intel/neural-chat-7b-v3-1"
+
+
+DeviceOptions = Enum("DeviceOptions", "AUTO CPU GPU XPU HPU CUDA")
+BackendOptions = Enum("BackendOptions", "AUTO TORCH IPEX ITREX")
+AudioLanguageOptions = Enum("AudioLanguageOptions", "ENGLISH CHINESE")
+RetrievalTypeOptions = Enum("RetrievalTypeOptions", "SPARSE DENSE")
 
 
 @dataclass
@@ -42,12 +76,46 @@ class PipelineConfig:
     hf_access_token: str | None = field(default=None, repr=False)
     device: str = "auto"
     task: str = ""
-    plugins: Mapping[str, Any] | None = None
+    plugins: Mapping[str, Any] | None = None  # None: those of neural_chat.plugins
     loading_config: LoadingModelConfig | None = None  # None: LoadingModelConfig()
-    optimization_config: MixedPrecisionConfig | None = None  # None: bfloat16 on a processor, float16 on cuda
+    optimization_config: Any = None  # see neuralbot.precision; None: bfloat16 on a processor, float16 on cuda
     assistant_model: str | None = None
-    serving_config: Any = None
-    openai_config: Any = None
+    serving_config: ServingConfig | None = None
+    openai_config: OpenAIConfig | None = None
+
+
+@dataclass
+class OpenAIConfig:
+    """The account at OpenAI; None: OPENAI_API_KEY and OPENAI_ORG of the environment, read when the chatbot is built."""
+
+    api_key: str | None = field(default=None, repr=False)
+    organization: str | None = None
+
+
+@dataclass
+class FrameworkConfig:
+    """Base of the settings of a serving framework."""
+
+
+@dataclass
+class VllmEngineParams(FrameworkConfig):
+    """Settings of vLLM."""
+
+    use_async_engine: bool = True
+    tensor_parallel_size: int = 1
+    quantization: str | None = None
+    gpu_memory_utilization: float = 0.9
+    swap_space: int = 4
+    enforce_eager: bool = False
+    max_context_len_to_capture: int = 8192
+
+
+@dataclass
+class ServingConfig:
+    """Which serving framework answers in place of the model here."""
+
+    framework: str = "vllm"
+    framework_config: FrameworkConfig | None = None
 
 
 @dataclass
@@ -79,6 +147,46 @@ class GenerationConfig:
     sql_metadata: str = ""
 
 
+@dataclass
+class BaseFinetuningConfig:
+    """What `finetune_model` is given; `finetune_args.task` says what is trained."""
+
+    model_args: ModelArguments
+    data_args: DataArguments
+    training_args: TrainingArguments
+    finetune_args: FinetuningArguments
+
+
+TextGenerationFinetuningConfig = BaseFinetuningConfig
+SummarizationFinetuningConfig = BaseFinetuningConfig
+CodeGenerationFinetuningConfig = BaseFinetuningConfig
+
+
+@dataclass
+class TTSDatasetArguments:
+    """Recordings and their texts."""
+
+    audio_folder_path: str | None = None
+    text_folder_path: str | None = None
+
+
+@dataclass
+class TTSModelArguments:
+    """How a voice is trained."""
+
+    step: int = 0
+    warmup_step: int = 0
+    learning_rate: float = 1e-5
+
+
+@dataclass
+class TTSFinetuningConfig:
+    """Finetuning of a voice, which finetune_model refuses."""
+
+    dataset_args: TTSDatasetArguments
+    model_args: TTSModelArguments
+
+
 _NO_GAUDI = "Gaudi devices are not supported; remove it"
 _NO_IPEX = "intel-extension-for-pytorch is archived; use MixedPrecisionConfig()"
 _ONE_PROCESS = "a chatbot runs in one process; remove it"
@@ -89,21 +197,21 @@ LOADING_REFUSED = {
     "use_tpp": _ONE_PROCESS,
     "world_size": _ONE_PROCESS,
     "ipex_int8": _NO_IPEX,
-    "use_neural_speed": "its engine is archived and no weight-only engine takes its place yet; remove it",
     "gguf_model_path": "GGUF files are not read; give a folder with safetensors",
 }
 LOADING_NO_EFFECT = {
     "cpu_jit": "models are not traced",
     "use_cache": "the key/value cache is always used; answers are the same",
+    "use_neural_speed": "weight-only models run on neuralbot's own layers (optimization_config=RtnConfig(...))",
 }
 PIPELINE_REFUSED = {
-    "hf_endpoint_url": "remote endpoints are not offered; give a model in model_name_or_path",
-    "assistant_model": "assisted generation is not offered; remove it",
     "serving_config": "vLLM is not offered; remove it",
-    "openai_config": "remote models are not offered; give a model in model_name_or_path",
 }
+REMOTE_NO_EFFECT = dict.fromkeys(
+    ("tokenizer_name_or_path", "device", "task", "loading_config", "optimization_config", "assistant_model"),
+    "the model runs on a server",
+)
 GENERATION_REFUSED = {
-    "num_return_sequences": "predict returns one answer; call it again with another seed",
     "force_words_ids": "constrained beam search needs code from the hub, which is never run; remove it",
     "use_hpu_graphs": _NO_GAUDI,
     "audio_output_path": "speech is not offered; remove it",

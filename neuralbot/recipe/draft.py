@@ -53,9 +53,10 @@ class Setting:
 
 
 class Draft:
-    """The settings of a recipe by "section.name", and the report about them."""
+    """The settings of a recipe by "section.name", and the report about them; `subject` is what that calls it."""
 
-    def __init__(self, fields: Mapping[str, Mapping[str, Field]], name: str) -> None:
+    def __init__(self, fields: Mapping[str, Mapping[str, Field]], name: str, subject: str = "the recipe") -> None:
+        self.subject = subject
         self.sections = fields
         self.fields = {f"{section}.{key}": field for section, keys in fields.items() for key, field in keys.items()}
         self.settings: dict[str, Setting] = {}

@@ -87,14 +87,22 @@ def load(path_or_name: str | Path, overrides: Sequence[str] = (), *, output_dir:
         raise RecipeError(draft.problems())
     _read_sections(draft, root, name)
     _read_overrides(draft, overrides, output_dir)
+    return checked(draft, name, folder=path.parent, default_output=f"runs/{path.stem}")
+
+
+def checked(draft: Draft, name: str, *, folder: Path, default_output: str) -> Recipe:
+    """The recipe that a draft's settings make; `folder` is where files are looked for after the working directory.
+
+    Raises RecipeError with all problems.
+    """
     draft.check_types()
     support.check(draft)
-    paths.check(draft, path.parent)
-    source_list.check(draft, path.parent)
+    paths.check(draft, folder)
+    source_list.check(draft, folder)
     rules.check(draft)
     if found := draft.problems():
-        raise RecipeError(found)
-    return _recipe(draft, name, default_output=f"runs/{path.stem}")
+        raise RecipeError(found, draft.subject)
+    return _recipe(draft, name, default_output=default_output)
 
 
 def validate(path_or_name: str | Path) -> tuple[str, ...]:

@@ -176,6 +176,11 @@ def _epochs_lose(draft: Draft) -> Found:
         yield "training.num_train_epochs", "has no effect: max_steps is set"
 
 
+def _other_config(draft: Draft) -> Found:
+    if draft.given("model.config_name") and not draft.value("finetuning.full_finetune"):
+        yield "model.config_name", "is kept with the run, and neuralbot serves with it; plain peft reads the base's own"
+
+
 def _best_model(draft: Draft) -> Found:
     if not draft.value("training.load_best_model_at_end"):
         return
@@ -310,6 +315,27 @@ def _qlora_on_gpu(draft: Draft) -> Found:
         yield "finetuning.qlora", "is for the CPU here: set finetuning.device to cpu, or leave qlora out"
 
 
+def _method(draft: Draft) -> Found:
+    method = draft.value("finetuning.peft")
+    if method == "lora" or draft.value("finetuning.full_finetune"):
+        return
+    if draft.value("finetuning.qlora"):
+        yield "finetuning.peft", f"{method}, but qlora is LoRA on a quantised base: write lora, or leave qlora out"
+    if method == "prefix" and draft.value("training.gradient_checkpointing"):
+        yield "finetuning.peft", "prefix cannot be trained with gradient_checkpointing: leave one of them out"
+
+
+def _new_tokens(draft: Draft) -> Found:
+    key, tokens = "data.special_tokens", draft.value("data.special_tokens") or []
+    if not all(token.strip() for token in tokens):
+        yield key, "holds an empty text: write the tokens to add"
+    if len(set(tokens)) < len(tokens):
+        yield key, "holds a token twice"
+    method = draft.value("finetuning.peft")
+    if tokens and method != "lora" and not draft.value("finetuning.full_finetune"):
+        yield key, f"peft {method} would leave new tokens untrained: use lora or full_finetune"
+
+
 def _lora_targets(draft: Draft) -> Found:
     if draft.value("finetuning.lora_all_linear") and draft.given("finetuning.lora_target_modules"):
         yield "finetuning.lora_target_modules", "lora_all_linear is true as well: keep one"
@@ -373,6 +399,16 @@ _RULES = (
     *(_base_model, _rows, _data_set_config, _two_validations, _evaluation_needs_rows, _streamed_sources, _same_files),
     *(_never_trains, _steps, _best_model, _save_best, _early_stopping, _better_is_lower, _scheduler),
     *(_precision, _device, _row_readers, _optimizer, _trackers),
-    *(_full_finetune, _full_and_qlora, _qlora_on_gpu, _lora_targets, _metric, _sampling, _output_folder),
+    *(
+        _full_finetune,
+        _full_and_qlora,
+        _qlora_on_gpu,
+        _method,
+        _new_tokens,
+        _lora_targets,
+        _metric,
+        _sampling,
+        _output_folder,
+    ),
 )
-_REMARKS = (_revisions, _epochs_lose, _bits_16)
+_REMARKS = (_revisions, _epochs_lose, _bits_16, _other_config)

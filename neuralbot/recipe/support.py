@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from neuralbot.arguments import VIRTUAL_TOKENS
 from neuralbot.recipe.draft import Broken, Draft
 from neuralbot.recipe.fields import shorten
 
@@ -19,12 +20,10 @@ _OWN_PRECISION = "evaluation runs in the precision of training; use bf16"
 
 REFUSED: dict[str, str] = {
     "model.trust_remote_code": "code from a model repository is never run: choose a model that transformers knows",
-    "model.config_name": "the config is read from the folder of the model",
     "data.train_dir": f"{_IMAGES}: use train_file",
     "data.validation_dir": f"{_IMAGES}: use validation_file",
     "data.image_column": _IMAGES,
     "data.caption_column": _IMAGES,
-    "data.special_tokens": "adding tokens to the vocabulary is not available yet",
     "data.max_source_length": "prompt and answer share one budget: set max_seq_length",
     "data.max_target_length": "prompt and answer share one budget: set max_seq_length (evaluation.max_new_tokens "
     "limits the generated answers)",
@@ -49,14 +48,12 @@ REFUSED: dict[str, str] = {
     "training.label_names": "the labels are made from the answers of the rows",
 }
 
-_ONLY_LORA = "use lora, or full_finetune: true"
 _NO_DEVICE = "available: auto, cpu, cuda"
 
 REFUSED_VALUES: dict[tuple[str, Any], str] = {
     ("finetuning.task", "image2text"): f"{_IMAGES}; tasks: completion, chat, summarization, code-generation",
     ("finetuning.device", "hpu"): f"Gaudi is not supported; {_NO_DEVICE}",
     ("finetuning.device", "xpu"): f"Intel GPUs are not supported; {_NO_DEVICE}",
-    **{("finetuning.peft", method): _ONLY_LORA for method in ("llama_adapter", "ptun", "prefix", "prompt")},
 }
 
 _NO_HUB = "nothing is pushed to a hub"
@@ -69,10 +66,6 @@ NO_EFFECT: dict[str, str] = {
     "model.use_auth_token": "a stored Hugging Face login is used by itself; another token goes into model.token",
     "data.keep_in_memory": "what is too large for the memory is left on the disk",
     "data.preprocessing_num_workers": "rows are tokenised in one process",
-    "finetuning.adapter_layers": "it belongs to peft llama_adapter",
-    "finetuning.adapter_len": "it belongs to peft llama_adapter",
-    "finetuning.num_virtual_tokens": "it belongs to peft ptun, prefix and prompt",
-    "finetuning.ptun_hidden_size": "it belongs to peft ptun",
     "finetuning.lm_eval_tasks": "it belongs to do_lm_eval, which is not available",
     "training.hub_token": _NO_HUB,
     "training.hub_model_id": _NO_HUB,
@@ -98,6 +91,19 @@ FIXED: dict[str, tuple[Any, str]] = {
     "training.dataloader_pin_memory": (False, "it means nothing on a CPU"),
 }
 
+# key -> the values of finetuning.peft with which it is read. Kept, with one notice.
+OF_METHODS: dict[str, tuple[str, ...]] = {
+    "finetuning.lora_rank": ("lora",),
+    "finetuning.lora_alpha": ("lora",),
+    "finetuning.lora_dropout": ("lora",),
+    "finetuning.lora_target_modules": ("lora",),
+    "finetuning.lora_all_linear": ("lora",),
+    "finetuning.adapter_layers": ("llama_adapter",),
+    "finetuning.adapter_len": ("llama_adapter",),
+    "finetuning.num_virtual_tokens": VIRTUAL_TOKENS,
+    "finetuning.ptun_hidden_size": ("ptun",),
+}
+
 _STEPS = ("steps",)
 
 # key -> (switch, the values of the switch with which the key is read). Kept, with one notice.
@@ -106,11 +112,7 @@ ONLY_WHEN: dict[str, tuple[str, tuple[Any, ...]]] = {
     "training.save_steps": ("training.save_strategy", _STEPS),
     "training.logging_steps": ("training.logging_strategy", _STEPS),
     "training.gradient_checkpointing_kwargs": ("training.gradient_checkpointing", (True,)),
-    "finetuning.lora_rank": ("finetuning.full_finetune", (False,)),
-    "finetuning.lora_alpha": ("finetuning.full_finetune", (False,)),
-    "finetuning.lora_dropout": ("finetuning.full_finetune", (False,)),
-    "finetuning.lora_target_modules": ("finetuning.full_finetune", (False,)),
-    "finetuning.lora_all_linear": ("finetuning.full_finetune", (False,)),
+    "finetuning.peft": ("finetuning.full_finetune", (False,)),
     "data.max_bad_rows": ("data.on_bad_row", ("skip",)),
     "data.pad_to_max_length": ("finetuning.kernels", ("reference",)),
     "finetuning.double_quant": ("finetuning.qlora", (True,)),
@@ -144,10 +146,17 @@ def _check(draft: Draft, key: str) -> None:
     elif key in FIXED and value not in (None, FIXED[key][0]):
         draft.notice(key, f"has no effect: {FIXED[key][1]}")
         draft.drop(key)
+    elif key in OF_METHODS and value is not None:
+        _only_when(draft, key, "finetuning.full_finetune", (False,))
+        if not draft.value("finetuning.full_finetune"):
+            _only_when(draft, key, "finetuning.peft", OF_METHODS[key])
     elif key in ONLY_WHEN and value is not None:
-        switch, values = ONLY_WHEN[key]
-        if draft.value(switch) not in values:
-            draft.notice(key, f"has no effect: {switch} is {_shown(draft.value(switch))}")
+        _only_when(draft, key, *ONLY_WHEN[key])
+
+
+def _only_when(draft: Draft, key: str, switch: str, values: tuple[Any, ...]) -> None:
+    if draft.value(switch) not in values:
+        draft.notice(key, f"has no effect: {switch} is {_shown(draft.value(switch))}")
 
 
 def _shown(value: Any) -> str:

@@ -28,7 +28,12 @@ from neuralbot.training.trainer import Collator, Trainer
 def load_model(args: ModelArguments, tuning: FinetuningArguments, dtype: torch.dtype) -> PreTrainedModel:
     """The base as it is trained: in `dtype`, in 8 or 4 bits (qlora), or in float32 if all its weights are trained."""
     name = args.model_name_or_path or ""
-    place = {"revision": args.model_revision, "token": args.token, "cache_dir": args.cache_dir}
+    place = {
+        "revision": args.model_revision,
+        "token": args.token,
+        "cache_dir": args.cache_dir,
+        "config": args.config_name,
+    }
     if tuning.qlora:
         quantize = quantizer(tuning.bits, tuning.quant_type, tuning.double_quant)
         return quantized_base.load_quantized(name, dtype, quantize, **place)
@@ -78,7 +83,7 @@ def build_trainer(
 
 def why_reference(model: nn.Module, arguments: TrainingArguments, longest_row: int) -> str | None:
     """What keeps the fast trainer from this run; None if nothing does."""
-    for setting in ("label_smoothing_factor", "neftune_noise_alpha", "auto_find_batch_size", "torch_compile"):
+    for setting in ("neftune_noise_alpha", "auto_find_batch_size", "torch_compile"):
         if getattr(arguments, setting):
             return f"training.{setting} is set"
     if arguments.include_num_input_tokens_seen not in (False, "no"):

@@ -22,6 +22,13 @@ _SHOWN_SAMPLES = 3
 _SHOWN_CHARS = 600
 _ADAPTER = "adapter_config.json"
 
+_METHODS = {
+    "lora": "a LoRA adapter for",
+    "ptun": "a prompt, learned by p-tuning, for",
+    "prompt": "a prompt, learned by prompt tuning, for",
+    "prefix": "a prefix, learned by prefix tuning, for",
+    "llama_adapter": "a LLaMA-Adapter for",
+}
 _METRIC_MEANING = {
     "exact_match": "share of answers that equal the reference, white space at the ends aside",
     "contains": "share of answers that hold the expected fact as whole words",
@@ -71,7 +78,7 @@ def _front_matter(run_dir: Path, manifest: Mapping[str, Any]) -> str:
 
 
 def _title(run_dir: Path, manifest: Mapping[str, Any]) -> str:
-    how = "a LoRA adapter for" if manifest.get("method") == "lora" else "a model with all its weights tuned from"
+    how = _METHODS.get(str(manifest.get("method")), "a model with all its weights tuned from")
     base, task = _base_name(manifest) or "a base model", manifest.get("task", "text")
     state = "" if manifest.get("finished") else "\n\n**This run did not finish;** what follows is what it had written."
     name = manifest.get("name") or run_dir.resolve().name

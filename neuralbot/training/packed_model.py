@@ -24,6 +24,8 @@ def unsupported(model: Any, longest_row: int) -> str | None:
     """Why `model` cannot be run on packs of rows up to that long; None if it can."""
     if not hasattr(model, "peft_config"):
         return "it trains LoRA adapters, and this run trains all weights"
+    if model.peft_type != "LORA":
+        return f"it trains LoRA adapters, and this run trains one of the kind {model.peft_type.value}"
     causal = model.get_base_model()
     config = causal.config
     if config.model_type not in FAMILIES:
@@ -56,11 +58,22 @@ def _other_training(model: Any) -> str | None:
 
 
 class PackedModel:
-    """`loss(pack, denominator)` of a peft model; its backward fills the adapters' gradients."""
+    """`loss(pack, denominator)` of a peft model; its backward fills the adapters' gradients.
 
-    def __init__(self, model: Any, kernels: ModuleType, *, checkpointing: bool = False, prepack: bool = False) -> None:
+    smoothing: how much of each target is spread over all tokens in training.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        kernels: ModuleType,
+        *,
+        checkpointing: bool = False,
+        prepack: bool = False,
+        smoothing: float = 0.0,
+    ) -> None:
         causal = model.get_base_model()
-        self.kernels, self.checkpointing = kernels, checkpointing
+        self.kernels, self.checkpointing, self.smoothing = kernels, checkpointing, smoothing
         self.embedding = causal.get_input_embeddings().weight.detach()
         self.rotary = causal.model.rotary_emb
         self.layers = [PackedLayer(layer, kernels, prepack=prepack) for layer in causal.model.layers]
@@ -77,7 +90,8 @@ class PackedModel:
             last = layer is self.layers[-1]
             parameters = layer.parameters
             x = _apply(_Layer, x, layer, line, places if last else None, training, self.checkpointing, *parameters)
-        return _apply(_TargetLoss, x, self, rows, pack.target_labels, pack.target_weights / denominator)
+        smoothing = self.smoothing if training else 0.0
+        return _apply(_TargetLoss, x, self, rows, pack.target_labels, pack.target_weights / denominator, smoothing)
 
 
 def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
@@ -117,7 +131,9 @@ class _TargetLoss(torch.autograd.Function):
     """The loss and, since its factor is known, at once its gradient: logits live only for some rows at a time."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, model: PackedModel, rows: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, model: PackedModel, rows: Tensor, labels: Tensor, weights: Tensor, smoothing: float
+    ) -> Tensor:
         kernels, (norm, eps) = model.kernels, model.norm
         h, rstd = kernels.rms_norm(x, norm, eps)
         dh = torch.zeros_like(h, dtype=torch.float32) if x.requires_grad else None
@@ -126,7 +142,14 @@ class _TargetLoss(torch.autograd.Function):
         for part in torch.tensor_split(torch.arange(len(rows)), parts):
             at = rows[part]
             logits = model.head.forward(h[at])
+            if smoothing:
+                # Against a smoothed target: the plain cross entropy, and this part of how far its logit is ahead.
+                ahead = logits.gather(1, labels[part, None]).squeeze(1).float() - logits.mean(1, dtype=torch.float32)
+                total += smoothing * ahead.dot(weights[part])
             total += kernels.cross_entropy(logits, labels[part], weights[part]).dot(weights[part])
+            if smoothing:
+                moved = (smoothing * weights[part, None]).to(logits.dtype)
+                logits.sub_(moved / logits.shape[1]).scatter_add_(1, labels[part, None], moved)
             if dh is not None:
                 dh.index_add_(0, at, model.head.backward(logits).float())
         if dh is not None:
@@ -135,4 +158,4 @@ class _TargetLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.dx * grad.to(ctx.dx.dtype), None, None, None, None
+        return ctx.dx * grad.to(ctx.dx.dtype), None, None, None, None, None

@@ -56,10 +56,11 @@ class PackCollator:
 class PackedTrainer(Trainer):
     """`Trainer` over a PackedModel. Batches are what PackCollator makes."""
 
-    def __init__(self, *args: Any, model: PreTrainedModel, **kwargs: Any) -> None:
-        super().__init__(*args, model=model, **kwargs)
+    def __init__(self, *, model: PreTrainedModel, **kwargs: Any) -> None:
+        super().__init__(model=model, **kwargs)
+        checkpointing, smoothing = self.args.gradient_checkpointing, self.args.label_smoothing_factor
         self.packed = PackedModel(
-            model, kernels.best(), checkpointing=self.args.gradient_checkpointing, prepack=prepacks(model)
+            model, kernels.best(), checkpointing=checkpointing, prepack=prepacks(model), smoothing=smoothing
         )
 
     def train(self, *args: Any, **kwargs: Any) -> Any:

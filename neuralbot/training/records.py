@@ -8,6 +8,7 @@ Not done here: knowing what the files mean (`run_folder`), YAML.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import numbers
@@ -17,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from neuralbot.error_codes import ErrorCodes
 from neuralbot.errors import RunFolderError
 
 _HIDDEN = "***"
@@ -121,5 +123,6 @@ def cannot_write(path: Path, error: OSError) -> RunFolderError:
     """The error to raise where `path` could not be written."""
     return RunFolderError(
         f"cannot write {path}: {error.strerror or error}; make room or set permissions, or choose another folder with "
-        "--output-dir"
+        "--output-dir",
+        code=ErrorCodes.ERROR_OUT_OF_STORAGE if error.errno in (errno.ENOSPC, errno.EDQUOT) else None,
     )

@@ -15,7 +15,7 @@ import torch
 import transformers
 from peft import PeftModel
 from torch import nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from neuralbot.data.tokenized import IGNORED, Row
 from neuralbot.errors import TrainingDiverged
@@ -41,11 +41,34 @@ class Collator:
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
+class SmoothedLoss:
+    """The mean cross entropy of the next tokens; `smoothing` of each target is spread over all tokens.
+
+    In training only: held-out losses stay comparable, and perplexities perplexities. The library's own smoother takes
+    accumulated batches for whole steps, and expects as many logits as labels, which virtual tokens add to.
+    """
+
+    def __init__(self, smoothing: float) -> None:
+        self.smoothing = smoothing
+
+    def __call__(
+        self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        wanted = labels[:, 1:].flatten()
+        logits = outputs.logits[:, -labels.shape[1] : -1].flatten(0, 1).float()
+        smoothing = self.smoothing if torch.is_grad_enabled() else 0.0
+        total = nn.functional.cross_entropy(
+            logits, wanted, ignore_index=IGNORED, label_smoothing=smoothing, reduction="sum"
+        )
+        return total / ((wanted != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
+
+
 class Trainer(transformers.Trainer):  # type: ignore[misc]  # the library is not typed
     """`transformers.Trainer` that counts tokens, stops at a loss that is not a number, and pickles nothing."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, *, args: TrainingArguments, **kwargs: Any) -> None:
+        smoothing = args.label_smoothing_factor
+        super().__init__(args=args, compute_loss_func=SmoothedLoss(smoothing) if smoothing else None, **kwargs)
         self.tokens = 0  # of the rows, without padding
         self.target_tokens = 0
         self.computed_tokens = 0  # that went through the model, padding included
@@ -71,6 +94,12 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]  # the library is not
         """Give the memory of all weights back, once they are saved; the counts stay."""
         self.model.to("meta")
 
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if isinstance(self.model, PeftModel) and self.model.peft_type == "P_TUNING":
+            # What was saved is the prompt that the encoder made, and peft put it where the encoder's input stood.
+            self.model.active_peft_config.inference_mode = True
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         # The stock method also writes training_args.bin, a pickle.
         target = Path(output_dir or self.args.output_dir)
@@ -84,11 +113,15 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]  # the library is not
 
 
 class MetricsCallback(TrainerCallback):  # type: ignore[misc]
-    """Hands every logged value on as one flat record: step, epoch, time_s, tokens_per_s and what the Trainer logged."""
+    """Hands every logged value on as one flat record: step, epoch, time_s, tokens_per_s and what the Trainer logged.
 
-    def __init__(self, trainer: Trainer, write: Any) -> None:
+    eval_ppl: the perplexity beside each held-out loss.
+    """
+
+    def __init__(self, trainer: Trainer, write: Any, *, eval_ppl: bool = False) -> None:
         self.trainer = trainer
         self.write = write
+        self.eval_ppl = eval_ppl
         self.start = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -99,6 +132,8 @@ class MetricsCallback(TrainerCallback):  # type: ignore[misc]
         record: dict[str, Any] = {"step": state.global_step, "time_s": round(elapsed, 3), **(logs or {})}
         if "loss" in record and elapsed > 0:
             record["tokens_per_s"] = round(self.trainer.tokens / elapsed, 1)
+        if self.eval_ppl and "eval_loss" in record:
+            record["eval_ppl"] = perplexity(record["eval_loss"])
         self.write(record)
 
 

@@ -1,31 +1,61 @@
-"""The optimisation configs of `intel_extension_for_transformers.transformers` under our prefix.
+"""The names of `intel_extension_for_transformers.transformers` under our prefix.
 
-Only the precision config is here; the weight-only ones are not offered. Imports neither torch nor transformers.
+Importing it loads neither torch nor transformers; the names that need them are imported when first used.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from neuralbot.errors import ModelError
+from neuralbot.transformers.auto_model import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, OptimizedModel
+from neuralbot.transformers.configs import (
+    AMPConfig,
+    AutoRoundConfig,
+    AwqConfig,
+    DynamicQuantConfig,
+    GPTQConfig,
+    MixedPrecisionConfig,
+    QuantAwareTrainingConfig,
+    RtnConfig,
+    SmoothQuantConfig,
+    StaticQuantConfig,
+    TeqConfig,
+    WeightOnlyQuantConfig,
+)
 
-__all__ = ["MixedPrecisionConfig"]
+if TYPE_CHECKING:
+    from transformers import BitsAndBytesConfig
 
-Precision = Literal["bfloat16", "float16", "float32"]
+    from neuralbot.transformers.training_arguments import TrainingArguments
+
+__all__ = [
+    "AMPConfig",
+    "AutoModel",
+    "AutoModelForCausalLM",
+    "AutoModelForSeq2SeqLM",
+    "AutoRoundConfig",
+    "AwqConfig",
+    "BitsAndBytesConfig",
+    "DynamicQuantConfig",
+    "GPTQConfig",
+    "MixedPrecisionConfig",
+    "OptimizedModel",
+    "QuantAwareTrainingConfig",
+    "RtnConfig",
+    "SmoothQuantConfig",
+    "StaticQuantConfig",
+    "TeqConfig",
+    "TrainingArguments",
+    "WeightOnlyQuantConfig",
+]
+
+_HOME = {"BitsAndBytesConfig": "transformers", "TrainingArguments": "neuralbot.transformers.training_arguments"}
 
 
-@dataclass
-class MixedPrecisionConfig:
-    """The number format the model runs in; a format the processor lacks becomes float32, with a warning at load.
-
-    Raises ModelError for any other name.
-    """
-
-    dtype: Precision = "bfloat16"
-
-    def __post_init__(self) -> None:
-        if self.dtype not in get_args(Precision):
-            raise ModelError(
-                f"MixedPrecisionConfig(dtype={self.dtype!r}): expected one of {', '.join(get_args(Precision))}"
-            )
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value

@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 LLAMA = "meta-llama/Llama-2-7b-chat-hf"
 WIDE = "someone/wide-llama"  # its weights take three reads of a download
+CHAT = "Intel/neural-chat-7b-v3-1"
 NEWS = "cnn_dailymail"  # its name of old: the hub sends those who ask for it on to its owner's
 CODE = "theblackcat102/evol-codealpaca-v1"
 PICKLED = "someone/pickled-llama"
@@ -40,6 +41,7 @@ def build(root: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     models, datasets = root / "models", root / "datasets"
     for revision, layers in (("main", 2), ("v1", 1)):
         _model(models / LLAMA / revision, tokenizer, layers=layers, shard="200KB")
+    _model(models / CHAT / "main", tokenizer, layers=1)
     _model(models / WIDE / "main", tokenizer, layers=1, intermediate_size=34_000)
     _model(models / PICKLED / "main", tokenizer, layers=1)
     (models / PICKLED / "main" / "model.safetensors").unlink()

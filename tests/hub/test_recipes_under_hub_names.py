@@ -54,7 +54,7 @@ def check_run(run: Path, ended: Ended, hub: Hub, sources: set[str], revision: st
 
 
 def test_these_are_the_recipes() -> None:
-    assert RECIPES == ["llama2-7b-alpaca", "llama2-7b-code", "llama2-7b-summarization"]
+    assert RECIPES == ["llama2-7b-8bit", "llama2-7b-alpaca", "llama2-7b-code", "llama2-7b-summarization"]
 
 
 def test_the_summarization_recipe_runs_under_its_hub_names(runs: dict[str, tuple[Path, Ended]], hub: Hub) -> None:
@@ -62,7 +62,10 @@ def test_the_summarization_recipe_runs_under_its_hub_names(runs: dict[str, tuple
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "source"), [("alpaca", "data/alpaca/train.json"), ("code", f"{CODE}/train")])
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [("8bit", "data/alpaca/train.json"), ("alpaca", "data/alpaca/train.json"), ("code", f"{CODE}/train")],
+)
 def test_a_recipe_runs_under_its_hub_names_and_chats(
     name: str, source: str, command: Command, hub: Hub, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config
 
 from neuralbot.arguments import FinetuningArguments
@@ -18,7 +19,7 @@ from neuralbot.data.tokenized import Row
 from neuralbot.kernels import native, plain
 from neuralbot.kernels.frozen import can_prepack
 from neuralbot.kernels.quantized import Quantize, quantizer
-from neuralbot.training.adapter import add_lora
+from neuralbot.training.adapter import add_adapter
 from neuralbot.training.packed_model import PackedModel, unsupported
 
 SHAPE: dict[str, Any] = {
@@ -66,7 +67,7 @@ def model(
         if quantize and isinstance(module, torch.nn.Linear) and name != "lm_head":
             base.set_submodule(name, quantize(module))
     chosen = {"lora_all_linear": True, "lora_dropout": 0.0} | tuning
-    adapted = add_lora(base, FinetuningArguments(**chosen), seed=3)
+    adapted = add_adapter(base, FinetuningArguments(**chosen), seed=3)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -79,13 +80,13 @@ def gradients(adapted: Any) -> dict[str, Tensor]:
     return found
 
 
-def plain_loss(adapted: Any, chosen: list[Row], count: float) -> float:
+def plain_loss(adapted: Any, chosen: list[Row], count: float, smoothing: float = 0.0) -> float:
     """Each row alone through transformers' own forward pass."""
     total = 0.0
     for row in chosen:
         ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"][1:])
         logits = adapted(input_ids=ids, use_cache=False).logits[0, :-1].float()
-        loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / count
+        loss = cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing) / count
         loss.backward()
         total += loss.item()
     return total
@@ -112,6 +113,17 @@ def test_losses_and_gradients_are_those_of_separate_rows(name: str, kernels: Mod
     found = packed_loss(adapted, pack(rows(), share_prefixes=share), 50.0, kernels), gradients(adapted)
     assert found[0] == pytest.approx(expected[0], rel=1e-5)
     assert distance(found[1], expected[1]) < 1e-5
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_smoothed_targets_are_those_of_torch(kernels: ModuleType) -> None:
+    adapted = model()
+    expected = plain_loss(adapted, rows(), 50.0, smoothing=0.1), gradients(adapted)
+    found = packed_loss(adapted, pack(rows()), 50.0, kernels, smoothing=0.1), gradients(adapted)
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    assert distance(found[1], expected[1]) < 1e-5
+    unsmoothed = PackedModel(adapted, kernels, smoothing=0.1).loss(pack(rows()), 50.0, training=False)
+    assert unsmoothed.item() == pytest.approx(plain_loss(adapted, rows(), 50.0), rel=1e-5)
 
 
 @pytest.mark.parametrize("kernels", KERNELS)

@@ -59,7 +59,7 @@ def test_collator_pads_to_a_given_length() -> None:
 def test_training_lowers_the_loss_and_counts_tokens(
     tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path, kernels: Kernels
 ) -> None:
-    model = adapter.add_lora(copy_of(tiny_model), FinetuningArguments(lora_all_linear=True), seed=1)
+    model = adapter.add_adapter(copy_of(tiny_model), FinetuningArguments(lora_all_linear=True), seed=1)
     records: list[dict[str, Any]] = []
     trainer = build_trainer(model, tiny_tokenizer, arguments(tmp_path, max_steps=30), ROWS, None, kernels=kernels)
     trainer.add_callback(MetricsCallback(trainer, records.append))
@@ -75,7 +75,7 @@ def test_training_lowers_the_loss_and_counts_tokens(
 def test_adapter_is_fp32_on_a_bf16_base_and_all_of_it_moves(
     tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path, kernels: Kernels
 ) -> None:
-    model = adapter.add_lora(copy_of(tiny_model).to(torch.bfloat16), FinetuningArguments(lora_dropout=0.0), seed=1)
+    model = adapter.add_adapter(copy_of(tiny_model).to(torch.bfloat16), FinetuningArguments(lora_dropout=0.0), seed=1)
     trained = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
     assert trained
     assert {value.dtype for value in trained.values()} == {torch.float32}
@@ -108,7 +108,7 @@ def test_a_loss_that_is_not_a_number_stops_before_any_weight_changes(
 def test_a_bad_adapter_stops_the_run_before_any_weight_changes(
     tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path, kernels: Kernels
 ) -> None:
-    model = adapter.add_lora(copy_of(tiny_model), FinetuningArguments(), seed=1)
+    model = adapter.add_adapter(copy_of(tiny_model), FinetuningArguments(), seed=1)
     bad = next(value for name, value in model.named_parameters() if "layers.1" in name and "lora_B" in name)
     with torch.no_grad():
         bad[0] = float("nan")
@@ -125,7 +125,9 @@ def test_fast_and_plain_train_alike_for_60_steps(tiny_model: Any, tiny_tokenizer
     held_out: dict[str, float] = {}
     rows = ROWS + [{"input_ids": [3] * 9 + [n, 7, n], "labels": [-100] * 9 + [n, 7, n]} for n in range(20, 40)]
     for kernels in ("reference", "fast"):
-        model = adapter.add_lora(copy_of(tiny_model).to(torch.bfloat16), FinetuningArguments(lora_dropout=0.0), seed=1)
+        model = adapter.add_adapter(
+            copy_of(tiny_model).to(torch.bfloat16), FinetuningArguments(lora_dropout=0.0), seed=1
+        )
         settings = arguments(
             tmp_path / kernels, max_steps=60, bf16=True, gradient_accumulation_steps=2, learning_rate=2e-3
         )
@@ -139,10 +141,45 @@ def test_fast_and_plain_train_alike_for_60_steps(tiny_model: Any, tiny_tokenizer
     assert held_out["fast"] == pytest.approx(held_out["reference"], rel=5e-3)
 
 
+@pytest.mark.parametrize("peft", ["lora", "prompt", "prefix"])
+def test_smoothing_is_that_of_whole_steps_and_not_of_held_out_rows(
+    tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path, peft: str
+) -> None:
+    """Small batches accumulated train as whole steps do, and fast as plain; held-out losses are not smoothed."""
+    tuning = FinetuningArguments(peft=peft, lora_dropout=0.0)
+    ways: list[tuple[Kernels, int]] = [("reference", 1), ("reference", 2), *([("fast", 2)] if peft == "lora" else [])]
+    curves, held_out = [], []
+    for kernels, accumulated in ways:
+        model = adapter.add_adapter(copy_of(tiny_model), tuning, seed=1)
+        settings = arguments(
+            tmp_path, label_smoothing_factor=0.2, learning_rate=0.02,
+            per_device_train_batch_size=4 // accumulated, gradient_accumulation_steps=accumulated,
+        )  # fmt: skip
+        trainer = build_trainer(model, tiny_tokenizer, settings, ROWS, ROWS, kernels=kernels)
+        trainer.train()
+        curves.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+        held_out.append(trainer.evaluate()["eval_loss"])
+        sharp = build_trainer(model, tiny_tokenizer, arguments(tmp_path), ROWS, ROWS, kernels=kernels)
+        assert sharp.evaluate()["eval_loss"] == pytest.approx(held_out[-1], rel=1e-5)
+    assert all(curve == pytest.approx(curves[0], rel=1e-4) for curve in curves)
+    assert held_out == pytest.approx([held_out[0]] * len(held_out), rel=1e-4)
+
+
+def test_smoothing_changes_what_is_trained(tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    losses = []
+    for smoothing in (0.0, 0.2):
+        model = adapter.add_adapter(copy_of(tiny_model), FinetuningArguments(lora_dropout=0.0), seed=1)
+        settings = arguments(tmp_path, label_smoothing_factor=smoothing, learning_rate=0.05)
+        trainer = build_trainer(model, tiny_tokenizer, settings, ROWS, ROWS, kernels="reference")
+        trainer.train()
+        losses.append(trainer.evaluate()["eval_loss"])
+    assert abs(losses[0] - losses[1]) > 1e-3
+
+
 def test_the_best_checkpoint_is_loaded_back_into_the_fast_path(
     tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
-    model = adapter.add_lora(copy_of(tiny_model), FinetuningArguments(lora_dropout=0.0), seed=1)
+    model = adapter.add_adapter(copy_of(tiny_model), FinetuningArguments(lora_dropout=0.0), seed=1)
     settings = arguments(
         tmp_path, max_steps=8, learning_rate=10.0, lr_scheduler_type="constant", eval_strategy="steps", eval_steps=2,
         save_strategy="steps", save_steps=2, load_best_model_at_end=True,
@@ -157,7 +194,7 @@ def test_the_best_checkpoint_is_loaded_back_into_the_fast_path(
 def test_plain_peft_loads_what_the_fast_path_trained(tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path) -> None:
     from peft import PeftModel
 
-    model = adapter.add_lora(copy_of(tiny_model), FinetuningArguments(lora_dropout=0.0), seed=1)
+    model = adapter.add_adapter(copy_of(tiny_model), FinetuningArguments(lora_dropout=0.0), seed=1)
     trainer = build_trainer(model, tiny_tokenizer, arguments(tmp_path), ROWS, None, kernels="fast")
     trainer.train()
     trainer.save_model(str(tmp_path / "run"))
@@ -170,7 +207,6 @@ def test_plain_peft_loads_what_the_fast_path_trained(tiny_model: Any, tiny_token
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor"),
         ({"neftune_noise_alpha": 5.0}, "neftune"),
         ({"include_num_input_tokens_seen": "all"}, "include_num_input_tokens_seen"),
         ({}, None),
@@ -179,14 +215,14 @@ def test_plain_peft_loads_what_the_fast_path_trained(tiny_model: Any, tiny_token
 def test_what_the_fast_trainer_cannot_do_is_said(
     tiny_model: Any, tmp_path: Path, change: dict[str, Any], reason: str | None
 ) -> None:
-    model = adapter.add_lora(copy_of(tiny_model), FinetuningArguments(), seed=1)
+    model = adapter.add_adapter(copy_of(tiny_model), FinetuningArguments(), seed=1)
     found = why_reference(model, arguments(tmp_path, **change), 100)
     assert found is None if reason is None else reason in (found or "")
 
 
 @both
 def test_released_weights_are_gone(tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path, kernels: Kernels) -> None:
-    model = adapter.add_lora(copy_of(tiny_model), FinetuningArguments(), seed=1)
+    model = adapter.add_adapter(copy_of(tiny_model), FinetuningArguments(), seed=1)
     trainer = build_trainer(model, tiny_tokenizer, arguments(tmp_path), ROWS, None, kernels=kernels)
     trainer.train()
     weights = [weakref.ref(parameter) for parameter in model.parameters() if not parameter.requires_grad]
@@ -198,7 +234,7 @@ def test_released_weights_are_gone(tiny_model: Any, tiny_tokenizer: Any, tmp_pat
 
 @both
 def test_checkpoints_hold_no_pickle(tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path, kernels: Kernels) -> None:
-    model = adapter.add_lora(copy_of(tiny_model), FinetuningArguments(), seed=1)
+    model = adapter.add_adapter(copy_of(tiny_model), FinetuningArguments(), seed=1)
     settings = arguments(tmp_path, save_strategy="steps", save_steps=3)
     build_trainer(model, tiny_tokenizer, settings, ROWS, None, kernels=kernels).train()
     files = [path.name for path in (tmp_path / "checkpoint-3").iterdir()]
@@ -211,7 +247,7 @@ def test_the_same_seed_gives_the_same_weights(
     tiny_model: Any, tiny_tokenizer: Any, tmp_path: Path, kernels: Kernels
 ) -> None:
     def train(seed: int) -> torch.Tensor:
-        model = adapter.add_lora(copy_of(tiny_model), FinetuningArguments(), seed=seed)
+        model = adapter.add_adapter(copy_of(tiny_model), FinetuningArguments(), seed=seed)
         settings = arguments(tmp_path / str(seed), seed=seed)
         build_trainer(model, tiny_tokenizer, settings, ROWS, None, kernels=kernels).train()
         return torch.cat([value.flatten() for value in model.parameters() if value.requires_grad])
@@ -223,7 +259,7 @@ def test_the_same_seed_gives_the_same_weights(
 
 def test_wrong_lora_modules_name_the_right_ones(tiny_model: Any) -> None:
     with pytest.raises(ModelError, match=r"c_attn.*q_proj"):
-        adapter.add_lora(copy_of(tiny_model), FinetuningArguments(lora_target_modules=["c_attn"]), seed=1)
+        adapter.add_adapter(copy_of(tiny_model), FinetuningArguments(lora_target_modules=["c_attn"]), seed=1)
 
 
 def test_perplexity_of_a_huge_loss_is_infinite() -> None:
@@ -235,9 +271,9 @@ def test_perplexity_of_a_huge_loss_is_infinite() -> None:
 def test_only_a_bf16_base_whose_copies_are_small_is_copied_into_blocks(
     tiny_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = adapter.add_lora(copy_of(tiny_model).bfloat16(), FinetuningArguments(), seed=1)
+    model = adapter.add_adapter(copy_of(tiny_model).bfloat16(), FinetuningArguments(), seed=1)
     assert prepacks(model)
-    assert not prepacks(adapter.add_lora(copy_of(tiny_model).float(), FinetuningArguments(), seed=1))
+    assert not prepacks(adapter.add_adapter(copy_of(tiny_model).float(), FinetuningArguments(), seed=1))
     small = replace(hardware.probe(), memory_bytes=2**14)
     monkeypatch.setattr(hardware, "probe", lambda: small)
     assert not prepacks(model)

@@ -1,0 +1,1 @@
+"""`intel_extension_for_transformers.neural_chat.utils` under our prefix."""
