@@ -9,7 +9,9 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 SEEDLING = Path(__file__).parents[1] / "neuralbot/seedling/tokenizer.json"
-LLAMA2_TOKENIZER = Path("/work/shared/data/tokenizers/llama2/tokenizer.json")
+LLAMA2_TOKENIZER = (
+    Path(__file__).parents[2] / "shared/data/tokenizers/llama2/tokenizer.json"
+)  # beside the checkout, or not
 
 
 @dataclass(frozen=True)
