@@ -47,7 +47,7 @@ class Marked:
         rest |= {"tool_call_id": self._within(turn.tool_call_id)}
         if turn.input is not None:
             return replace(turn, content="\n\n".join(own), instruction=own[0], input=own[1], document=None, **rest)
-        return replace(turn, content=own[0] if turn.contents else "", document=None, **rest)
+        return replace(turn, content=own[0] if turn.contents else turn.content, document=None, **rest)
 
     def _mark(self, text: str) -> str:
         mark = f"nb{secrets.token_hex(16)}"

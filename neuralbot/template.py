@@ -26,7 +26,7 @@ from neuralbot.turns import OTHER_TEMPLATE, Role, Tool, Turn, render
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_Shape = tuple[tuple[Role, bool], ...]  # of each turn: its role, and whether it has an input of its own
+_Shape = tuple[tuple[Role, bool, str | None], ...]  # of each turn: its role, whether it has an input, its blanks
 _Write = Callable[..., str]  # render with the tokenizer, the tools and the form of the arguments given
 
 # What templates do to a text; the first that explains what stands there is taken.
@@ -99,7 +99,7 @@ class TemplateReader:
             return self._segments_with_tools(write, turns, tools)
         text = write(turns)
         contents = [content for turn in turns for content in turn.contents]
-        key = (tuple((turn.role, turn.input is not None) for turn in turns), add_generation_prompt)
+        key = (tuple(_shape(turn) for turn in turns), add_generation_prompt)
         layout = self._layouts.get(key)
         placed = _placed(text, layout, contents) if layout else None
         if layout is None or placed is None:  # a new shape, or a template that writes the date
@@ -157,6 +157,10 @@ class TemplateReader:
             raise ModelError(_not_preserving(marked, place + 1))
         at = len(mark.join(full.split(mark)[: len(before)])) + len(mark)
         return at + len(tail), end is not None
+
+
+def _shape(turn: Turn) -> tuple[Role, bool, str | None]:
+    return turn.role, turn.input is not None, None if turn.contents else turn.content
 
 
 # Checks

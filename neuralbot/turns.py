@@ -42,10 +42,15 @@ class Turn:
 
     @property
     def contents(self) -> tuple[str, ...]:
-        """The texts that a template may place apart from each other; none where a call has no text beside it."""
+        """The texts that a template may place apart from each other.
+
+        None where a call has no text beside it, and none where someone else than the model wrote blanks only: of
+        those a template may make anything, so they count as its own.
+        """
         if self.input is not None:
             return (self.instruction or "", self.input)
-        return () if self.tool_calls and not self.content else (self.content,)
+        unsaid = not self.content if self.tool_calls else self.role != "assistant" and not self.content.strip()
+        return () if unsaid else (self.content,)
 
     @property
     def shown(self) -> str:

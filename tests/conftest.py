@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+settings.register_profile("same", derandomize=True)  # a gate has to say the same twice
+settings.load_profile("same")  # pytest --hypothesis-profile=default draws anew
 
 TINY_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message.role + '|>\n' + message.content + '<|end|>\n' }}{% endfor %}"

@@ -92,7 +92,7 @@ def checked_row(
         if turn.role == "assistant":
             prompt = encode_prompt(tokenizer, turns[:place], tools)
             assert encoded.ids[: len(prompt)] == prompt
-            assert not encoded.target_mask[len(prompt) - 1]
+            assert not any(encoded.target_mask[len(prompt) - 1 : len(prompt)])
             assert encoded.target_mask[len(prompt)]
     return encoded.ids
 
@@ -141,6 +141,14 @@ def test_text_and_ids_of_generated_chats(name: str, kind: str) -> None:
 
     generated()
     assert seen >= EXAMPLES
+
+
+@each(NAMES)
+@pytest.mark.parametrize("blank", ["", "\n", " \n "])
+def test_turns_of_blanks(name: str, kind: str, blank: str) -> None:
+    system = [(Turn("system", "S"),), (Turn("system", blank),)] if knows_system(name) else []
+    for before in ((), *system):
+        checked(name, kind, (*before, Turn("user", blank), Turn("assistant", "!"), Turn("user", "?"), AGAIN[1]))
 
 
 QA = (Turn("user", "What is it?"), Turn("assistant", "A quick fox."))
