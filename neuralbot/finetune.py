@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
+    from neuralbot.conversation import Conversation
     from neuralbot.data.training_data import TrainingData
-    from neuralbot.evaluation.evaluate import Evaluation
+    from neuralbot.evaluation.results import Evaluation
     from neuralbot.training.run_folder import RunFolder
     from neuralbot.training.trainer import Trainer
 
@@ -172,6 +173,7 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
     rendering = recipe_tokenizer.load(recipe)
     tokenizer, style = rendering.tokenizer, rendering.style
     splits = data_splits.load_splits(data, task, do_eval=recipe.evaluates, token=model_args.token)
+    _require_sandbox(recipe, splits.test)
     length = modeling.row_limit(model_args, data.max_seq_length)
     rows = tokenize_splits(splits, tokenizer, length, recipe.finetuning.train_on_inputs, data, _teller(console))
     model = load_model(model_args, recipe.finetuning, plan.torch_dtype())
@@ -182,6 +184,16 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
         console.print(line, highlight=False, markup=False)
     console.print(f"{rows.describe()}; prompt style: {style}", highlight=False)
     return Prepared(recipe, plan, tokenizer, style, rows, model, notices)
+
+
+def _require_sandbox(recipe: Recipe, test: Sequence[Conversation]) -> None:
+    """A night's training must not end with code that cannot be run."""
+    from neuralbot.evaluation import unit_tests
+    from neuralbot.evaluation.questions import resolve_metric
+
+    settings = recipe.evaluation
+    if test and resolve_metric(settings.metric, recipe.finetuning.task, test) == "unit_tests":
+        unit_tests.require(settings.sandbox)
 
 
 def _teller(console: Console) -> Callable[[str], None]:
@@ -362,7 +374,7 @@ def _manifest(prepared: Prepared) -> dict[str, Any]:
 def _write_results(
     folder: RunFolder, before: Evaluation | None, after: Evaluation | None, result_metrics: dict[str, float], task: str
 ) -> None:
-    from neuralbot.evaluation.evaluate import results_dict, sample_rows
+    from neuralbot.evaluation.results import results_dict, sample_rows
 
     folder.write_results(results_dict(task, before, after) | {"metrics": result_metrics})
     if before or after:
@@ -401,7 +413,7 @@ def _summary(result: FinetuneResult, shown: int, console: Console) -> None:
     """What a person wants to know at the end: scores, a few held-out answers, and what to type next."""
     from rich.markup import escape
 
-    from neuralbot.evaluation.evaluate import spread
+    from neuralbot.evaluation.questions import spread
 
     total = sum(result.seconds.values())
     console.print(f"\n[bold]{result.run_dir}[/bold] is ready after {total:.0f} s", highlight=False)

@@ -73,10 +73,10 @@ def translation(answers: Sequence[str], references: Sequence[str]) -> dict[str, 
     """
     from sacrebleu.metrics import BLEU, CHRF
 
-    metrics = {"bleu": BLEU(effective_order=True), "chrf": CHRF()}
+    rows = list(_pairs(answers, references))
     return {
-        name: [min(metric.sentence_score(answer, [ref]).score / 100, 1.0) for answer, ref in _pairs(answers, references)]
-        for name, metric in metrics.items()
+        name: [min(metric.sentence_score(answer, [reference]).score / 100, 1.0) for answer, reference in rows]
+        for name, metric in {"bleu": BLEU(effective_order=True), "chrf": CHRF()}.items()
     }
 
 

@@ -331,6 +331,21 @@ def _metric(draft: Draft) -> Found:
         yield key, f"unit_tests runs code, but finetuning.task is {draft.value('finetuning.task')}"
 
 
+def _labels(draft: Draft) -> Found:
+    labels = draft.value("evaluation.labels")
+    if labels is not None and (len(set(labels)) < 2 or not all(label.strip() for label in labels)):
+        yield "evaluation.labels", "expected at least two different answers to choose from, none of them empty"
+
+
+def _draws(draft: Draft) -> Found:
+    metric, samples = draft.value("evaluation.metric"), draft.value("evaluation.samples")
+    if metric in ("labels", "loss") and samples > 1:
+        yield "evaluation.samples", f"has no effect: evaluation.metric {metric} generates no answers"
+    for key in ("evaluation.temperature", "evaluation.top_p"):
+        if draft.given(key) and samples == 1:
+            yield key, "has no effect: evaluation.samples is 1, which is the likeliest answer"
+
+
 def _sampling(draft: Draft) -> Found:
     if draft.value("serving.do_sample") and draft.value("serving.temperature") == 0:
         yield "serving.temperature", "0 with sampling: write do_sample: false for the likeliest answer"
@@ -373,6 +388,6 @@ _RULES = (
     *(_base_model, _rows, _data_set_config, _two_validations, _evaluation_needs_rows, _streamed_sources, _same_files),
     *(_never_trains, _steps, _best_model, _save_best, _early_stopping, _better_is_lower, _scheduler),
     *(_precision, _device, _row_readers, _optimizer, _trackers),
-    *(_full_finetune, _full_and_qlora, _qlora_on_gpu, _lora_targets, _metric, _sampling, _output_folder),
+    *(_full_finetune, _full_and_qlora, _qlora_on_gpu, _lora_targets, _metric, _labels, _sampling, _output_folder),
 )
-_REMARKS = (_revisions, _epochs_lose, _bits_16)
+_REMARKS = (_revisions, _epochs_lose, _bits_16, _draws)

@@ -115,6 +115,8 @@ ONLY_WHEN: dict[str, tuple[str, tuple[Any, ...]]] = {
     "data.pad_to_max_length": ("finetuning.kernels", ("reference",)),
     "finetuning.double_quant": ("finetuning.qlora", (True,)),
     "finetuning.quant_type": ("finetuning.qlora", (True,)),
+    "evaluation.labels": ("evaluation.metric", ("labels",)),
+    "evaluation.sandbox": ("evaluation.metric", ("unit_tests", "auto")),
     "serving.temperature": ("serving.do_sample", (True,)),
     "serving.top_k": ("serving.do_sample", (True,)),
     "serving.top_p": ("serving.do_sample", (True,)),
