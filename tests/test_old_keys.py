@@ -156,7 +156,8 @@ def test_settings_that_lose_against_another_are_noted(folder: Path) -> None:
 
 
 def test_settings_of_draws_are_noted_where_nothing_is_drawn(folder: Path) -> None:
-    loaded = load(MINIMAL, "evaluation.metric=loss", "data.test_file=rows.json", "evaluation.samples=5")
+    (folder / "test.json").write_text((folder / "rows.json").read_text())
+    loaded = load(MINIMAL, "evaluation.metric=loss", "data.test_file=test.json", "evaluation.samples=5")
     assert loaded.notices == (
         "command line: evaluation.samples: has no effect: evaluation.metric loss generates no answers",
     )

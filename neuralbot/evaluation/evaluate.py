@@ -15,7 +15,7 @@ from neuralbot.errors import DataError
 from neuralbot.evaluation import scores
 from neuralbot.evaluation.answers import answer
 from neuralbot.evaluation.by_likelihood import score_labels, score_loss
-from neuralbot.evaluation.metrics import BY_LIKELIHOOD, Interval, Scored, score_answers
+from neuralbot.evaluation.metrics import BY_LIKELIHOOD, MAIN_SCORE, Interval, Scored, score_answers
 from neuralbot.evaluation.questions import Question, collect_questions, nothing_to_ask, resolve_metric, skipped, spread
 from neuralbot.evaluation.results import Evaluation, Sample
 
@@ -56,7 +56,7 @@ def evaluate(
         intervals={name: interval for name, (_, interval) in found.items()},
         n=len(questions),
         seconds=time.monotonic() - start,
-        samples=_samples(questions, scored),
+        samples=_samples(questions, scored, MAIN_SCORE[metric]),
         notices=(*skipped(metric, chosen, questions), *scored.notices),
         drawn=_drawn(settings) if generated else None,
     )
@@ -100,13 +100,22 @@ def _over_all(name: str, scored: Scored, groups: Sequence[int], seed: int) -> tu
     return scores.mean(values, weights), interval
 
 
-def _samples(questions: Sequence[Question], scored: Scored) -> tuple[Sample, ...]:
-    found = []
+def _samples(questions: Sequence[Question], scored: Scored, main: str) -> tuple[Sample, ...]:
+    found, names = [], sorted(scored.rows, key=lambda name: name != main)
     for place, (question, attempts) in enumerate(zip(questions, scored.attempts, strict=True)):
         first, correct = attempts[0], scores.mean([attempt.correct for attempt in attempts])
-        values = {name: row[place] for name, row in scored.rows.items()}
+        values = {name: scored.rows[name][place] for name in names}
         found.append(
-            Sample(question.shown, question.expected, first.answer, correct, first.detail, values, tuple(attempts))
+            Sample(
+                prompt=question.shown,
+                expected=question.expected,
+                answer=first.answer,
+                correct=correct,
+                detail=first.detail,
+                row=question.conversation,
+                scores=values,
+                attempts=tuple(attempts),
+            )
         )
     return tuple(found)
 

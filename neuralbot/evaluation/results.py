@@ -12,8 +12,8 @@ from neuralbot.evaluation.metrics import MAIN_SCORE, Attempt, Interval
 class Sample:
     """One question with its answer; `correct` is the row's main score, `detail` why a test failed.
 
-    scores: all scores of the row. attempts: every answer, where several were drawn; `answer` is the first, and
-    `correct` the mean of theirs.
+    row: number of the test row that it comes from. scores: all its scores, the main one first. attempts: every answer,
+    where several were drawn; `answer` is the first, and `correct` the mean of theirs.
     """
 
     prompt: str
@@ -21,6 +21,7 @@ class Sample:
     answer: str
     correct: float
     detail: str = ""
+    row: int = 0
     scores: dict[str, float] = field(default_factory=dict)
     attempts: tuple[Attempt, ...] = ()
 
@@ -84,7 +85,13 @@ def sample_rows(before: Evaluation | None, after: Evaluation | None) -> list[dic
         known = new or old
         assert known is not None
         rows.append(
-            {"prompt": known.prompt, "expected": known.expected, "before": _answer_of(old), "after": _answer_of(new)}
+            {
+                "prompt": known.prompt,
+                "expected": known.expected,
+                "row": known.row,
+                "before": _answer_of(old),
+                "after": _answer_of(new),
+            }
         )
     return rows
 

@@ -141,6 +141,7 @@ def test_rouge_gives_all_four_scores(tiny_tokenizer: PreTrainedTokenizerBase) ->
         TableEngine(tiny_tokenizer, {"<1>": "the cat sat", "<2>": "no"}), rows, EvaluationArguments(), "summarization"
     )
     assert found.scores == {"rouge1": 0.5, "rouge2": 0.5, "rougeL": 0.5, "rougeLsum": 0.5}
+    assert next(iter(found.samples[0].scores)) == "rougeL"
     assert found.main_score == 0.5
 
 
@@ -384,7 +385,7 @@ def test_results_and_samples_are_json_and_hold_both_sides(tiny_tokenizer: PreTra
     rows = json.loads(json.dumps(sample_rows(before, after)))
     assert len(rows) == 10
     assert rows[3] == {
-        "prompt": "question <03> long long long", "expected": "answer 3",
+        "prompt": "question <03> long long long", "expected": "answer 3", "row": 3,
         "before": {"answer": "", "correct": 0.0, "detail": "", "scores": {"exact_match": 0.0}},
         "after": {"answer": "answer 3", "correct": 1.0, "detail": "", "scores": {"exact_match": 1.0}},
     }  # fmt: skip
