@@ -72,7 +72,8 @@ Rows = Sequence[Mapping[str, Any]]
 def compare(first: Rows, second: Rows, score: str | None = None, seed: int = 0) -> Comparison:
     """Compares the answers of two sides, each a list of {prompt, expected, row, answer, correct, scores}.
 
-    score: its name; None: the main score of the metric, which is the first of `scores`. Questions that only one side has are left out, and counted.
+    score: its name; None: the main score of the metric, which is the first of `scores`. Questions that only one side
+    has are left out, and counted.
     Raises DataError if the sides were scored by different metrics, share no question, or have no such score.
     """
     names = _common_scores(first, second)
