@@ -174,9 +174,15 @@ class FinetuningArguments:
     device: str = field(default="auto", metadata=_says("Where to train.", DEVICES))
     task: str = field(default="completion", metadata=_says("What the rows teach.", TASKS))
     eval_ppl: bool = field(default=True, metadata=_says("Report the perplexity beside the evaluation loss."))
-    do_lm_eval: bool = field(default=False, metadata=_says("Run lm-evaluation-harness after tuning."))
+    do_lm_eval: bool = field(
+        default=False,
+        metadata=_says("Run lm-evaluation-harness after tuning, and before it with evaluation.before_tuning."),
+    )
     lm_eval_tasks: list[str] = field(
-        default_factory=lambda: ["truthfulqa_mc", "lambada_openai"], metadata=_says("Tasks of lm-evaluation-harness.")
+        default_factory=lambda: ["truthfulqa_mc", "lambada_openai"],
+        metadata=_says(
+            "Tasks of lm-evaluation-harness: names, whose rows are on the hub, or task files (.yaml) over local rows."
+        ),
     )
     qlora: bool = field(default=False, metadata=_says("LoRA on a base quantised to `bits`."))
     double_quant: bool = field(default=True, metadata=_says("qlora: quantise the quantisation constants too."))

@@ -21,7 +21,7 @@ from neuralbot.textstream import NO_CONTROLS
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from neuralbot.engines.protocol import Engine
+    from neuralbot.engines.torch_engine import TorchEngine
     from neuralbot.evaluation.compare import Change, Comparison
     from neuralbot.evaluation.results import Evaluation
     from neuralbot.recipe.fields import Field
@@ -36,7 +36,8 @@ def main(argv: Sequence[str]) -> int:
     """Run one of the two commands and return the exit status. Raises NeuralbotError."""
     if argv and argv[0] == "compare":
         return _compare(_compare_parser().parse_args(argv[1:]))
-    return _eval(_parser().parse_args(argv))
+    options = _parser().parse_args(argv)
+    return _lm_eval(options) if options.lm_eval else _eval(options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,7 +47,15 @@ def _parser() -> argparse.ArgumentParser:
         epilog="To compare two evaluations, or two runs: neuralbot eval compare A B",
     )
     parser.add_argument("model", help='a run folder, a model folder, "seedling" or a Hugging Face name')
-    parser.add_argument("--data", metavar="FILE", required=True, help="rows with their answers, or a folder of them")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--data", metavar="FILE", help="rows with their answers, or a folder of them")
+    what.add_argument(
+        "--lm-eval",
+        nargs="+",
+        metavar="TASK",
+        help="tasks of lm-evaluation-harness instead, by name (rows from the hub) or task file (.yaml, local rows); "
+        "of the settings it reads max-samples, batch-size and seed",
+    )
     parser.add_argument("--task", choices=_TASKS, help="what the rows are for (default: the task of the run)")
     parser.add_argument("--output", metavar="DIR", type=Path, help="where results.json and samples.jsonl go")
     parser.add_argument("--columns", nargs="+", metavar="FIELD=COLUMN", default=[], help="as data.columns of a recipe")
@@ -91,9 +100,11 @@ def _flag(name: str) -> str:
 
 def _eval(options: argparse.Namespace) -> int:
     from neuralbot import modeling
+    from neuralbot.conversation import ensure_chat_template
     from neuralbot.data import origins
     from neuralbot.data.bad_rows import BadRows
     from neuralbot.evaluation.evaluate import evaluate
+    from neuralbot.evaluation.results import results_dict, sample_rows
     from neuralbot.progress import progress
 
     settings = _settings(options)
@@ -105,12 +116,15 @@ def _eval(options: argparse.Namespace) -> int:
     for line in origin.describe():
         console.print(line)
     modeling.hide_loading_bars()
-    engine = _engine(options, task, console)
+    engine = _engine(options, console)
+    style = ensure_chat_template(engine.tokenizer, task, options.prompt_style)
+    console.print(f"prompt style: {style}")
     with progress(console, "evaluating") as report:
         found = evaluate(engine, rows, settings, task, on_progress=report)
     for notice in found.notices:
         console.print(f"note: {notice}")
-    _write(place, options, settings, task, found, origin.sha256())
+    results = results_dict(task, None, found) | {"data": {options.data: origin.sha256()}}
+    _write(place, options, settings, results, sample_rows(None, found))
     _show(found, settings.show_samples, console)
     console.print(f"\n{place}: results.json, samples.jsonl")
     return 0
@@ -155,16 +169,14 @@ def _task_of(model: str) -> str:
     return str(task)
 
 
-def _engine(options: argparse.Namespace, task: str, console: Console) -> Engine:
+def _engine(options: argparse.Namespace, console: Console) -> TorchEngine:
     from neuralbot import hardware, modeling
-    from neuralbot.conversation import ensure_chat_template
     from neuralbot.engines.torch_engine import TorchEngine
 
     plan = hardware.plan(hardware.probe(), device=options.device)
     plan.apply()
     loaded = modeling.load_for_chat(options.model, plan.torch_dtype())
-    style = ensure_chat_template(loaded.tokenizer, task, options.prompt_style)
-    console.print(f"{options.model}: {plan.describe()}; prompt style: {style}")
+    console.print(f"{options.model}: {plan.describe()}")
     for notice in plan.notices:
         console.print(f"note: {notice}")
     if plan.device == "cuda":
@@ -178,7 +190,8 @@ def _engine(options: argparse.Namespace, task: str, console: Console) -> Engine:
 def _folder(options: argparse.Namespace) -> Path:
     """The folder that is written: the one named, which must be new or empty, else the first free name."""
     if options.output is None:
-        base = Path("evaluations") / f"{Path(options.model).resolve().name}-{Path(options.data).name.split('.')[0]}"
+        on = "lm-eval" if options.lm_eval else Path(options.data).name.split(".")[0]
+        base = Path("evaluations") / f"{Path(options.model).resolve().name}-{on}"
         names = (base.with_name(f"{base.name}-{number}") if number > 1 else base for number in range(1, 10**6))
         return next(name for name in names if not name.exists())
     place: Path = options.output
@@ -191,11 +204,10 @@ def _write(
     place: Path,
     options: argparse.Namespace,
     settings: EvaluationArguments,
-    task: str,
-    found: Evaluation,
-    digest: str,
+    results: dict[str, Any],
+    samples: Sequence[dict[str, Any]],
 ) -> None:
-    from neuralbot.evaluation.results import results_dict, sample_rows
+    """results.json, with what it was measured on and with, and samples.jsonl."""
     from neuralbot.training.provenance import environment
     from neuralbot.training.records import cannot_write, json_line, write_json, write_text
     from neuralbot.training.run_folder import RESULTS, SAMPLES
@@ -204,9 +216,8 @@ def _write(
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(place, error) from error
-    origin = {"model": options.model, "data": {options.data: digest}, "settings": asdict(settings)}
-    write_json(place / RESULTS, results_dict(task, None, found) | origin | environment())
-    write_text(place / SAMPLES, "".join(json_line(row) for row in sample_rows(None, found)))
+    write_json(place / RESULTS, results | {"model": options.model, "settings": asdict(settings)} | environment())
+    write_text(place / SAMPLES, "".join(json_line(row) for row in samples))
 
 
 def _show(found: Evaluation, samples: int, console: Console) -> None:
@@ -230,6 +241,33 @@ def _clean(text: str) -> str:
     """A text of a row or a model for the terminal: nothing that could command it, and not without end."""
     shown = text.translate(NO_CONTROLS)
     return shown if len(shown) <= _SHOWN_CHARS else f"{shown[:_SHOWN_CHARS]} ..."
+
+
+def _lm_eval(options: argparse.Namespace) -> int:
+    from neuralbot import modeling
+    from neuralbot.evaluation import lm_harness
+
+    settings = _settings(options)
+    place = _folder(options)
+    tasks = lm_harness.find(options.lm_eval)
+    console = text_console()
+    for notice in tasks.notices:
+        console.print(f"note: {notice}")
+    modeling.hide_loading_bars()
+    engine = _engine(options, console)
+    found = lm_harness.run(
+        engine.model,
+        engine.tokenizer,
+        tasks,
+        batch_size=settings.batch_size,
+        limit=settings.max_samples,
+        seed=settings.seed,
+    )
+    _write(place, options, settings, {"lm_eval": found.scores, "lm_eval_versions": found.versions}, found.samples)
+    for line in found.describe():
+        console.print(line)
+    console.print(f"\n{place}: results.json, samples.jsonl")
+    return 0
 
 
 # --- compare ---

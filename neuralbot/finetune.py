@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from neuralbot.conversation import Conversation
     from neuralbot.data.training_data import TrainingData
+    from neuralbot.evaluation.lm_harness import HarnessResult, Tasks
     from neuralbot.evaluation.results import Evaluation
     from neuralbot.training.run_folder import RunFolder
     from neuralbot.training.trainer import Trainer
@@ -57,6 +59,7 @@ class Prepared:
     data: TrainingData
     model: PreTrainedModel
     notices: tuple[str, ...]
+    lm_tasks: Tasks | None = None
 
 
 class Stopwatch:
@@ -139,16 +142,16 @@ def run(recipe: Recipe, console: Console | None = None) -> FinetuneResult:
         console.print(f"note: {notice}", highlight=False)
     with folder:
         folder.write_rejects(map(asdict, prepared.data.splits.bad.found))
-        before = None
+        before, lm_before = None, None
         if recipe.evaluation.before_tuning:
-            before = _evaluate(prepared, lambda: prepared.model, "before tuning", console)
+            before, lm_before = _scores(prepared, lambda: prepared.model, "before tuning", console)
             watch.lap("evaluate_before")
         trainer, losses = _train(prepared, folder, console)
         watch.lap("train")
-        after = _evaluate(prepared, lambda: _tuned(trainer, prepared, folder), "after tuning", console)
+        after, lm_after = _scores(prepared, lambda: _tuned(trainer, prepared, folder), "after tuning", console)
         watch.lap("evaluate_after")
         metrics = _metrics(trainer, losses, recipe.finetuning.eval_ppl)
-        _write_results(folder, before, after, metrics, recipe.finetuning.task)
+        _write_results(folder, before, after, {"metrics": metrics} | _harness(lm_before, lm_after), prepared)
         _finish(folder, watch)
     result = FinetuneResult(folder.path, before, after, metrics, watch.seconds)
     _summary(result, recipe.evaluation.show_samples, console)
@@ -164,10 +167,12 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
     from neuralbot import modeling, recipe_tokenizer
     from neuralbot.data import splits as data_splits
     from neuralbot.data.training_data import tokenize_splits
+    from neuralbot.evaluation import lm_harness
     from neuralbot.training.build import load_model
 
     plan = _plan(recipe)
     plan.apply()
+    lm_tasks = lm_harness.find(recipe.finetuning.lm_eval_tasks) if recipe.finetuning.do_lm_eval else None
     console.print(f"[bold]neuralbot[/bold] {recipe.source}: {plan.describe()}", highlight=False)
     task, model_args, data = recipe.finetuning.task, recipe.model, recipe.data
     rendering = recipe_tokenizer.load(recipe)
@@ -180,10 +185,11 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
     if plan.device == "cpu" and rows.mean_length <= SHORT_ROW:
         model.set_attn_implementation("eager")
     notices = (*recipe.notices, *rendering.notices, *_slow_int8(recipe, plan), *rows.notices, *plan.notices)
+    notices += lm_tasks.notices if lm_tasks else ()
     for line in (*splits.detected, *(f"note: {notice}" for notice in notices)):
         console.print(line, highlight=False, markup=False)
     console.print(f"{rows.describe()}; prompt style: {style}", highlight=False)
-    return Prepared(recipe, plan, tokenizer, style, rows, model, notices)
+    return Prepared(recipe, plan, tokenizer, style, rows, model, notices, lm_tasks)
 
 
 def _require_sandbox(recipe: Recipe, test: Sequence[Conversation]) -> None:
@@ -314,6 +320,35 @@ def _kernels(
     return "fast"
 
 
+def _scores(
+    prepared: Prepared, load: Callable[[], PreTrainedModel], when: str, console: Console
+) -> tuple[Evaluation | None, HarnessResult | None]:
+    """What the test rows and lm-evaluation-harness say of the model, which is loaded once, and only if it is asked."""
+    loaded = cache(load)
+    return _evaluate(prepared, loaded, when, console), _lm_eval(prepared, loaded, when, console)
+
+
+def _lm_eval(
+    prepared: Prepared, load: Callable[[], PreTrainedModel], when: str, console: Console
+) -> HarnessResult | None:
+    from neuralbot.evaluation import lm_harness
+
+    settings = prepared.recipe.evaluation
+    if prepared.lm_tasks is None:
+        return None
+    found = lm_harness.run(
+        load(),
+        prepared.tokenizer,
+        prepared.lm_tasks,
+        batch_size=settings.batch_size,
+        limit=settings.max_samples,
+        seed=settings.seed,
+    )
+    for line in found.describe():
+        console.print(f"{when}: {line}", highlight=False, markup=False)
+    return found
+
+
 def _evaluate(
     prepared: Prepared, load: Callable[[], PreTrainedModel], when: str, console: Console
 ) -> Evaluation | None:
@@ -372,13 +407,20 @@ def _manifest(prepared: Prepared) -> dict[str, Any]:
 
 
 def _write_results(
-    folder: RunFolder, before: Evaluation | None, after: Evaluation | None, result_metrics: dict[str, float], task: str
+    folder: RunFolder, before: Evaluation | None, after: Evaluation | None, more: dict[str, Any], prepared: Prepared
 ) -> None:
     from neuralbot.evaluation.results import results_dict, sample_rows
 
-    folder.write_results(results_dict(task, before, after) | {"metrics": result_metrics})
+    folder.write_results(results_dict(prepared.recipe.finetuning.task, before, after) | more)
     if before or after:
         folder.write_samples(sample_rows(before, after))
+
+
+def _harness(before: HarnessResult | None, after: HarnessResult | None) -> dict[str, Any]:
+    """What results.json says of lm-evaluation-harness; nothing where it was not asked."""
+    if after is None:
+        return {}
+    return {"lm_eval": {"before": before and before.scores, "after": after.scores, "versions": after.versions}}
 
 
 def _finish(folder: RunFolder, watch: Stopwatch) -> None:

@@ -331,6 +331,15 @@ def _metric(draft: Draft) -> Found:
         yield key, f"unit_tests runs code, but finetuning.task is {draft.value('finetuning.task')}"
 
 
+def _lm_eval(draft: Draft) -> Found:
+    if not draft.value("finetuning.do_lm_eval"):
+        return
+    if not draft.value("finetuning.lm_eval_tasks"):
+        yield "finetuning.lm_eval_tasks", "is empty, but do_lm_eval is true: name a task, or set do_lm_eval: false"
+    elif importlib.util.find_spec("lm_eval") is None:
+        yield "finetuning.do_lm_eval", "needs lm-evaluation-harness: pip install 'neuralbot[eval]'"
+
+
 def _labels(draft: Draft) -> Found:
     labels = draft.value("evaluation.labels")
     if labels is not None and (len(set(labels)) < 2 or not all(label.strip() for label in labels)):
@@ -388,6 +397,16 @@ _RULES = (
     *(_base_model, _rows, _data_set_config, _two_validations, _evaluation_needs_rows, _streamed_sources, _same_files),
     *(_never_trains, _steps, _best_model, _save_best, _early_stopping, _better_is_lower, _scheduler),
     *(_precision, _device, _row_readers, _optimizer, _trackers),
-    *(_full_finetune, _full_and_qlora, _qlora_on_gpu, _lora_targets, _metric, _labels, _sampling, _output_folder),
+    *(
+        _full_finetune,
+        _full_and_qlora,
+        _qlora_on_gpu,
+        _lora_targets,
+        _lm_eval,
+        _metric,
+        _labels,
+        _sampling,
+        _output_folder,
+    ),
 )
 _REMARKS = (_revisions, _epochs_lose, _bits_16, _draws)

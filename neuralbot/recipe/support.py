@@ -29,7 +29,6 @@ REFUSED: dict[str, str] = {
     "data.max_target_length": "prompt and answer share one budget: set max_seq_length (evaluation.max_new_tokens "
     "limits the generated answers)",
     "data.num_beams": "answers are scored as they are served, without beam search: leave it out",
-    "finetuning.do_lm_eval": "lm-evaluation-harness is not available yet: use data.test_file and section evaluation",
     "training.deepspeed": _ONE_MACHINE,
     "training.fsdp": _ONE_MACHINE,
     "training.fsdp_config": _ONE_MACHINE,
@@ -73,7 +72,6 @@ NO_EFFECT: dict[str, str] = {
     "finetuning.adapter_len": "it belongs to peft llama_adapter",
     "finetuning.num_virtual_tokens": "it belongs to peft ptun, prefix and prompt",
     "finetuning.ptun_hidden_size": "it belongs to peft ptun",
-    "finetuning.lm_eval_tasks": "it belongs to do_lm_eval, which is not available",
     "training.hub_token": _NO_HUB,
     "training.hub_model_id": _NO_HUB,
     "training.hub_private_repo": _NO_HUB,
@@ -115,6 +113,7 @@ ONLY_WHEN: dict[str, tuple[str, tuple[Any, ...]]] = {
     "data.pad_to_max_length": ("finetuning.kernels", ("reference",)),
     "finetuning.double_quant": ("finetuning.qlora", (True,)),
     "finetuning.quant_type": ("finetuning.qlora", (True,)),
+    "finetuning.lm_eval_tasks": ("finetuning.do_lm_eval", (True,)),
     "evaluation.labels": ("evaluation.metric", ("labels",)),
     "evaluation.sandbox": ("evaluation.metric", ("unit_tests", "auto")),
     "serving.temperature": ("serving.do_sample", (True,)),
