@@ -111,7 +111,9 @@ def test_only_shared_questions_count_and_equal_ones_are_paired_in_order() -> Non
     for rows in (first, second):
         for row in rows:
             row["prompt"] = "the same"
-    assert compare(first, second).difference == 0.5
+    second[1] |= {"correct": 0.0, "scores": {"exact_match": 0.0}}
+    assert compare(first, second).difference == 0.0  # 1 and 0 beside 1 and 0
+    assert compare(first, second).better == compare(first, second).worse == ()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import contextlib
 import os
 import resource
 import signal
+import site
 import socket
 import subprocess
 import sys
@@ -60,6 +61,7 @@ class World:
             "kept": (self.folder / "kept").read_bytes(),
             "attributes": os.listxattr(self.folder / "kept"),
             "strays": [*Path("/dev/shm").glob("*neuralbot*"), *Path("/tmp").glob("neuralbot-escape*")],
+            "library": (Path(os.__file__).stat().st_mtime_ns, Path(site.getusersitepackages()).exists()),
             "strays elsewhere": [*Path("/etc").glob("neuralbot*"), *Path.cwd().glob("neuralbot-escape*")],
             "limits": [resource.getrlimit(which) for which in (resource.RLIMIT_NOFILE, resource.RLIMIT_AS)],
             "priority": os.getpriority(os.PRIO_PROCESS, 0),

@@ -232,6 +232,11 @@ def test_rows_longer_than_the_context_are_cut_and_said(
     rows = [row("short", "one"), row("q", "very long " * 300)]
     found = evaluate(TorchEngine(tiny_model, tiny_tokenizer), rows, EvaluationArguments(metric="loss"), "completion")
     assert found.notices == ("1 of 2 test rows are longer than the 512 tokens that the model reads: cut there",)
+    cut = encode_many(tiny_tokenizer, rows)[1]
+    assert len(cut.ids) > 512
+    (short, long) = (sample.scores["loss"] for sample in found.samples)
+    counts = [sum(encode_many(tiny_tokenizer, rows[:1])[0].target_mask), sum(cut.target_mask[:512])]
+    assert found.scores["loss"] == pytest.approx((short * counts[0] + long * counts[1]) / sum(counts))
     settings = EvaluationArguments(metric="labels", labels=["one", "very long"])
     rows = [row("short", "one"), row("q" * 2000, "very long")]
     found = evaluate(TorchEngine(tiny_model, tiny_tokenizer), rows, settings, "completion")
@@ -269,6 +274,33 @@ def test_labels_are_chosen_by_their_likelihood(
         assert sample.scores["accuracy_norm"] == float(max(by_byte, key=by_byte.__getitem__) == sample.expected)
     assert compared == 100
     assert found.scores["accuracy"] == sum(sample.correct for sample in found.samples) / 25
+
+
+def test_earlier_answers_do_not_count_for_a_label(
+    tiny_model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    from neuralbot.engines.torch_engine import TorchEngine
+    from neuralbot.evaluation.by_likelihood import _labelled
+
+    engine = TorchEngine(tiny_model, tiny_tokenizer)
+    (question,) = collect_questions([chat(("a", "an earlier answer", None), ("b", "red", None))], "labels")
+    encoded = _labelled(engine, question, "red")
+    targets = [token for token, wanted in zip(encoded.ids, encoded.target_mask, strict=True) if wanted]
+    assert tiny_tokenizer.decode(targets) == "red<|end|>"
+
+
+def test_the_norm_is_for_each_byte(monkeypatch: pytest.MonkeyPatch, tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    from neuralbot.evaluation import by_likelihood
+    from neuralbot.evaluation.likelihood import Likelihood
+
+    sums = {"no": -4.0, "東京": -9.0}  # for each byte -2 and -1.5, for each character -2 and -4.5
+    found = [Likelihood(1, value, 0) for value in sums.values()]
+    monkeypatch.setattr(by_likelihood, "model_of", lambda engine: None)
+    monkeypatch.setattr(by_likelihood, "likelihoods", lambda model, rows, size, report: found)
+    settings = EvaluationArguments(metric="labels", labels=[*sums])
+    scored = evaluate(TableEngine(tiny_tokenizer, {}), [row("q", "東京")], settings, "completion")
+    assert scored.scores == {"accuracy": 0.0, "accuracy_norm": 1.0}
+    assert (scored.samples[0].answer, scored.samples[0].detail) == ("no", "no -4.000, 東京 -9.000")
 
 
 @pytest.mark.parametrize(
