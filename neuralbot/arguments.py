@@ -192,9 +192,15 @@ class FinetuningArguments:
     device: str = field(default="auto", metadata=_says("Where to train.", DEVICES))
     task: str = field(default="completion", metadata=_says("What the rows teach.", TASKS))
     eval_ppl: bool = field(default=True, metadata=_says("Report the perplexity beside the evaluation loss."))
-    do_lm_eval: bool = field(default=False, metadata=_says("Run lm-evaluation-harness after tuning."))
+    do_lm_eval: bool = field(
+        default=False,
+        metadata=_says("Run lm-evaluation-harness after tuning, and before it with evaluation.before_tuning."),
+    )
     lm_eval_tasks: list[str] = field(
-        default_factory=lambda: ["truthfulqa_mc", "lambada_openai"], metadata=_says("Tasks of lm-evaluation-harness.")
+        default_factory=lambda: ["truthfulqa_mc", "lambada_openai"],
+        metadata=_says(
+            "Tasks of lm-evaluation-harness: names, whose rows are on the hub, or task files (.yaml) over local rows."
+        ),
     )
     qlora: bool = field(default=False, metadata=_says("LoRA on a base quantised to `bits`."))
     double_quant: bool = field(default=True, metadata=_says("qlora: quantise the quantisation constants too."))
@@ -222,19 +228,42 @@ class FinetuningArguments:
 class EvaluationArguments:
     """How the held-out rows of `data.test_file` are scored."""
 
-    metric: Literal["auto", "exact_match", "rouge", "contains", "unit_tests", "none"] = field(
+    metric: Literal[
+        "auto", "exact_match", "f1", "rouge", "bleu", "contains", "unit_tests", "labels", "loss", "none"
+    ] = field(
         default="auto",
         metadata=_says(
-            "Score of the generated answers. auto: exact_match for completion, rouge for summarization, "
-            "contains for chat, unit_tests for code-generation."
+            "What is scored. auto: exact_match for completion, rouge for summarization, contains for chat, unit_tests "
+            "for code-generation. f1: words, as SQuAD. bleu: with chrF. labels: the likeliest label as the answer. "
+            "loss: with perplexity and token accuracy."
         ),
+    )
+    labels: list[str] | None = field(
+        default=None, metadata=_says("labels: the answers to choose from; null: those that the test rows hold.")
     )
     before_tuning: bool = field(default=True, metadata=_says("Score the base model too, to show the difference."))
     max_samples: int | None = field(default=None, metadata=_says("Score at most this many rows; null: all."))
     max_new_tokens: int = field(default=128, metadata=_says("Longest answer in tokens."))
     batch_size: int = field(default=32, metadata=_says("Answers generated at the same time."))
     show_samples: int = field(default=3, metadata=_says("Questions with answers printed at the end."))
+    samples: int = field(
+        default=1,
+        metadata=_says("Answers to each question: 1 is the likeliest answer; more are drawn, for pass@k and means."),
+    )
+    temperature: float = field(default=0.8, metadata=_says("Several samples: higher is more varied."))
+    top_p: float = field(
+        default=0.95, metadata=_says("Several samples: drawn among the likeliest tokens that sum up to this share.")
+    )
+    seed: int = field(default=0, metadata=_says("Seed of the drawn answers and of the intervals."))
     timeout_s: float = field(default=5.0, metadata=_says("unit_tests: seconds one answer may run."))
+    sandbox: Literal["namespaces", "filter"] = field(
+        default="namespaces",
+        metadata=_says(
+            "unit_tests: what holds the code of an answer. namespaces: no network, no files but Python's own, limits "
+            "and a filter of system calls; refused where the kernel denies namespaces. filter: the last two alone, "
+            "so that an answer can read your files."
+        ),
+    )
 
 
 @dataclass

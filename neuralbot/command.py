@@ -1,12 +1,17 @@
-"""How every command of neuralbot ends: one message instead of a traceback, and an exit status that means something."""
+"""What commands share: how they end (one message, an exit status that means something), and where they print rows."""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from neuralbot.errors import NeuralbotError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def run(command: Callable[[], int | None], debug: bool) -> int:
@@ -33,3 +38,12 @@ def run(command: Callable[[], int | None], debug: bool) -> int:
         print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
         print("this was not expected; run again with --debug for the traceback", file=sys.stderr)
         return 1
+
+
+def text_console(*, record: bool = False) -> Console:
+    """Standard output without markup, emoji codes and highlighting: rows may hold anything."""
+    from rich.console import Console
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # rows may hold what the terminal's encoding does not
+    return Console(record=record, soft_wrap=True, markup=False, emoji=False, highlight=False)

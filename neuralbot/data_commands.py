@@ -6,12 +6,11 @@ preview: what training will see of a recipe's rows. check: the problems of an Op
 from __future__ import annotations
 
 import argparse
-import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from neuralbot.command import text_console
 from neuralbot.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -73,21 +72,12 @@ def _preview(options: argparse.Namespace) -> int:
         raise UsageError(f"--html {page}: expected a name that ends in .html")
     loaded = recipe.load(options.recipe, options.overrides)
     modeling.hide_loading_bars()
-    console = _console(record=page is not None)
+    console = text_console(record=page is not None)
     findings = _show(loaded, options.rows, console)
     if page:
         _write_page(console, page)
     checks.stop(findings)
     return 0
-
-
-def _console(*, record: bool = False) -> Console:
-    """Without markup, emoji codes and highlighting: rows may hold anything."""
-    from rich.console import Console
-
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # rows may hold what the terminal's encoding does not
-    return Console(record=record, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 def _show(recipe: Recipe, shown: int, console: Console) -> Sequence[Finding]:
@@ -128,7 +118,7 @@ def _check(options: argparse.Namespace) -> int:
     from neuralbot.data import openai_jsonl
 
     checked = openai_jsonl.check(options.file, options.format)
-    console = _console()
+    console = text_console()
     _print_problems(checked, console)
     by_hand = sum(problem.kind.repair is None for problem in checked.problems)
     if not checked.problems:

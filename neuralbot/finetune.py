@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
+    from neuralbot.conversation import Conversation
     from neuralbot.data.training_data import TrainingData
-    from neuralbot.evaluation.evaluate import Evaluation
+    from neuralbot.evaluation.lm_harness import HarnessResult, Tasks
+    from neuralbot.evaluation.results import Evaluation
     from neuralbot.training.run_folder import RunFolder
     from neuralbot.training.trainer import Trainer
 
@@ -57,6 +60,7 @@ class Prepared:
     data: TrainingData
     model: PreTrainedModel
     notices: tuple[str, ...]
+    lm_tasks: Tasks | None = None
 
 
 class Stopwatch:
@@ -139,16 +143,16 @@ def run(recipe: Recipe, console: Console | None = None) -> FinetuneResult:
         console.print(f"note: {notice}", highlight=False)
     with folder:
         folder.write_rejects(map(asdict, prepared.data.splits.bad.found))
-        before = None
+        before, lm_before = None, None
         if recipe.evaluation.before_tuning:
-            before = _evaluate(prepared, lambda: prepared.model, "before tuning", console)
+            before, lm_before = _scores(prepared, lambda: prepared.model, "before tuning", console)
             watch.lap("evaluate_before")
         trainer, losses = _train(prepared, folder, console)
         watch.lap("train")
-        after = _evaluate(prepared, lambda: _tuned(trainer, prepared, folder), "after tuning", console)
+        after, lm_after = _scores(prepared, lambda: _tuned(trainer, prepared, folder), "after tuning", console)
         watch.lap("evaluate_after")
         metrics = _metrics(trainer, losses, recipe.finetuning.eval_ppl)
-        _write_results(folder, before, after, metrics, recipe.finetuning.task)
+        _write_results(folder, before, after, {"metrics": metrics} | _harness(lm_before, lm_after), prepared)
         _finish(folder, watch)
     result = FinetuneResult(folder.path, before, after, metrics, watch.seconds)
     _summary(result, recipe.evaluation.show_samples, console)
@@ -164,16 +168,19 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
     from neuralbot import modeling, recipe_tokenizer, vocabulary
     from neuralbot.data import splits as data_splits
     from neuralbot.data.training_data import tokenize_splits
+    from neuralbot.evaluation import lm_harness
     from neuralbot.training import adapter
     from neuralbot.training.build import load_model
 
     plan = _plan(recipe)
     plan.apply()
+    lm_tasks = lm_harness.find(recipe.finetuning.lm_eval_tasks) if recipe.finetuning.do_lm_eval else None
     console.print(f"[bold]neuralbot[/bold] {recipe.source}: {plan.describe()}", highlight=False)
     task, model_args, data = recipe.finetuning.task, recipe.model, recipe.data
     rendering = recipe_tokenizer.load(recipe)
     tokenizer, style = rendering.tokenizer, rendering.style
     splits = data_splits.load_splits(data, task, do_eval=recipe.evaluates, token=model_args.token)
+    _require_sandbox(recipe, splits.test)
     length = modeling.row_limit(model_args, data.max_seq_length, recipe.finetuning.virtual_tokens)
     rows = tokenize_splits(splits, tokenizer, length, recipe.finetuning.train_on_inputs, data, _teller(console))
     model = load_model(model_args, recipe.finetuning, plan.torch_dtype())
@@ -183,10 +190,21 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
     adapted = adapter.check(model, recipe.finetuning, rendering.new_tokens)
     base = (*_left_whole(recipe, model), *_slow_int8(recipe, plan))
     notices = (*recipe.notices, *rendering.notices, *adapted, *base, *rows.notices, *plan.notices)
+    notices += lm_tasks.notices if lm_tasks else ()
     for line in (*splits.detected, *(f"note: {notice}" for notice in notices)):
         console.print(line, highlight=False, markup=False)
     console.print(f"{rows.describe()}; prompt style: {style}", highlight=False)
-    return Prepared(recipe, plan, tokenizer, style, rendering.new_tokens, rows, model, notices)
+    return Prepared(recipe, plan, tokenizer, style, rendering.new_tokens, rows, model, notices, lm_tasks)
+
+
+def _require_sandbox(recipe: Recipe, test: Sequence[Conversation]) -> None:
+    """A night's training must not end with code that cannot be run."""
+    from neuralbot.evaluation import unit_tests
+    from neuralbot.evaluation.questions import resolve_metric
+
+    settings = recipe.evaluation
+    if test and resolve_metric(settings.metric, recipe.finetuning.task, test) == "unit_tests":
+        unit_tests.require(settings.sandbox)
 
 
 def _teller(console: Console) -> Callable[[str], None]:
@@ -319,6 +337,35 @@ def _kernels(
     return "fast"
 
 
+def _scores(
+    prepared: Prepared, load: Callable[[], PreTrainedModel], when: str, console: Console
+) -> tuple[Evaluation | None, HarnessResult | None]:
+    """What the test rows and lm-evaluation-harness say of the model, which is loaded once, and only if it is asked."""
+    loaded = cache(load)
+    return _evaluate(prepared, loaded, when, console), _lm_eval(prepared, loaded, when, console)
+
+
+def _lm_eval(
+    prepared: Prepared, load: Callable[[], PreTrainedModel], when: str, console: Console
+) -> HarnessResult | None:
+    from neuralbot.evaluation import lm_harness
+
+    settings = prepared.recipe.evaluation
+    if prepared.lm_tasks is None:
+        return None
+    found = lm_harness.run(
+        load(),
+        prepared.tokenizer,
+        prepared.lm_tasks,
+        batch_size=settings.batch_size,
+        limit=settings.max_samples,
+        seed=settings.seed,
+    )
+    for line in found.describe():
+        console.print(f"{when}: {line}", highlight=False, markup=False)
+    return found
+
+
 def _evaluate(
     prepared: Prepared, load: Callable[[], PreTrainedModel], when: str, console: Console
 ) -> Evaluation | None:
@@ -377,13 +424,20 @@ def _manifest(prepared: Prepared) -> dict[str, Any]:
 
 
 def _write_results(
-    folder: RunFolder, before: Evaluation | None, after: Evaluation | None, result_metrics: dict[str, float], task: str
+    folder: RunFolder, before: Evaluation | None, after: Evaluation | None, more: dict[str, Any], prepared: Prepared
 ) -> None:
-    from neuralbot.evaluation.evaluate import results_dict, sample_rows
+    from neuralbot.evaluation.results import results_dict, sample_rows
 
-    folder.write_results(results_dict(task, before, after) | {"metrics": result_metrics})
+    folder.write_results(results_dict(prepared.recipe.finetuning.task, before, after) | more)
     if before or after:
         folder.write_samples(sample_rows(before, after))
+
+
+def _harness(before: HarnessResult | None, after: HarnessResult | None) -> dict[str, Any]:
+    """What results.json says of lm-evaluation-harness; nothing where it was not asked."""
+    if after is None:
+        return {}
+    return {"lm_eval": {"before": before and before.scores, "after": after.scores, "versions": after.versions}}
 
 
 def _finish(folder: RunFolder, watch: Stopwatch) -> None:
@@ -418,7 +472,7 @@ def _summary(result: FinetuneResult, shown: int, console: Console) -> None:
     """What a person wants to know at the end: scores, a few held-out answers, and what to type next."""
     from rich.markup import escape
 
-    from neuralbot.evaluation.evaluate import spread
+    from neuralbot.evaluation.questions import spread
 
     total = sum(result.seconds.values())
     console.print(f"\n[bold]{result.run_dir}[/bold] is ready after {total:.0f} s", highlight=False)

@@ -292,6 +292,8 @@ MISTAKES = [
             ("  test_file: test.json\n", "")),
     Mistake("metric of another task", line(14, "unit_tests runs code, but finetuning.task is completion"),
             ("exact_match", "unit_tests")),
+    Mistake("one label", line(15, "expected at least two different answers to choose from"),
+            ("exact_match", "exact_match\n  labels: [a, a]")),
     Mistake("scheduler", line(11, "needs min_lr or min_lr_rate in lr_scheduler_kwargs"),
             (RATE, "  lr_scheduler_type: cosine_with_min_lr\n")),
     Mistake("workers", line(11, "belongs to dataloader_num_workers, which is 0"),

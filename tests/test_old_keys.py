@@ -169,6 +169,22 @@ def test_settings_of_another_method_are_noted(folder: Path, key: str) -> None:
     assert full == (f"command line: {key}: has no effect: finetuning.full_finetune is true",)
 
 
+def test_settings_of_draws_are_noted_where_nothing_is_drawn(folder: Path) -> None:
+    (folder / "test.json").write_text((folder / "rows.json").read_text())
+    loaded = load(MINIMAL, "evaluation.metric=loss", "data.test_file=test.json", "evaluation.samples=5")
+    assert loaded.notices == (
+        "command line: evaluation.samples: has no effect: evaluation.metric loss generates no answers",
+    )
+    loaded = load(MINIMAL, "evaluation.temperature=1", "evaluation.top_p=0.5", "evaluation.labels=[a, b]")
+    one = "has no effect: evaluation.samples is 1, which is the likeliest answer"
+    assert sorted(loaded.notices) == [
+        "command line: evaluation.labels: has no effect: evaluation.metric is auto",
+        f"command line: evaluation.temperature: {one}",
+        f"command line: evaluation.top_p: {one}",
+    ]
+    assert load(MINIMAL, "evaluation.temperature=1", "evaluation.samples=2").notices == ()
+
+
 def test_revisions_belong_to_the_hub(folder: Path) -> None:
     (folder / "set").mkdir()
     rows = "data.train_file=", "data.dataset_name=set", "data.dataset_revision=v1"

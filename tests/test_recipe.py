@@ -345,7 +345,8 @@ def test_the_schema_knows_every_key_and_forbids_others() -> None:
         for name, field in part["properties"].items():
             assert field["description"], name
     metric = schema["properties"]["evaluation"]["properties"]["metric"]
-    assert metric["enum"] == ["auto", "exact_match", "rouge", "contains", "unit_tests", "none"]
+    names = ("auto", "exact_match", "f1", "rouge", "bleu", "contains", "unit_tests", "labels", "loss", "none")
+    assert metric["enum"] == [*names]
     rank = schema["properties"]["finetuning"]["properties"]["lora_rank"]
     assert (rank["type"], rank["minimum"], rank["default"]) == ("integer", 1, 8)
     assert schema["properties"]["data"]["properties"]["train_file"]["type"] == ["string", "null"]

@@ -179,6 +179,11 @@ def find(data: DataArguments, task: str, bad: BadRows, *, do_eval: bool, token: 
     return Origins(train, found.get("validation"), found.get("test"), notices)
 
 
+def of_file(name: str, task: str, bad: BadRows, columns: Mapping[str, str] | None = None) -> Origin:
+    """A file or a folder of files. Raises DataError for a folder without rows."""
+    return Origin(name, [FilePart(path) for path in sources.files(Path(name))], task, bad, columns=columns)
+
+
 class _Finder:
     """Makes origins of names."""
 
@@ -187,7 +192,7 @@ class _Finder:
 
     def file(self, name: str) -> Origin:
         """A file or a folder of files."""
-        return self._origin(name, [FilePart(path) for path in sources.files(Path(name))])
+        return of_file(name, self._task, self._bad, self._data.columns)
 
     def splits(self, roles: Sequence[str]) -> dict[str, Origin]:
         """The splits of data.dataset_name for these roles; a training split has to be there."""

@@ -1,21 +1,28 @@
-"""The child process in which one answer meets its tests: limits, a system-call filter, then the code.
+"""The child process in which one answer meets its tests: namespaces, limits, a system-call filter, then the code.
 
 `unit_tests` starts this file as a program of its own (standard library only) and hands it two pipes: the job
-comes in by one, the verdict goes out by the other. Before any line of the answer runs, the process gives up,
-for good: writing or creating files, starting processes or threads, signals to others, sockets, raising its own
-limits. That is a seccomp filter that lists what is allowed; the limits below stand behind it.
+comes in by one, the verdict goes out by the other. Before any line of the answer runs, the process gives up, for
+good:
+
+- namespaces: no network, not even the machine's own address; a root that holds Python's library and nothing else,
+  read-only; process numbers of its own, so that no other process can be named.
+- limits on memory, processor time, open files, processes and written bytes.
+- a seccomp filter that lists the system calls which are allowed: no writing or creating files, no processes or
+  threads, no signals to others, no sockets, no raising of its own limits.
 
 The verdict "passed" is the token that lies behind the job in the pipe; it is read after the last test, so that
-neither printing nor exiting looks like success.
+neither printing nor exiting looks like success. A job marked as impossible has the same tests, changed so that no
+honest answer passes them: what they compare with equals nothing. An answer that passes those too has tampered with the
+check, by a forged verdict or by objects that equal everything, and `unit_tests` says so.
 
-NOT protected against: reading files that the user may read (nothing can be sent anywhere); code written to
-defeat this very checker, which shares its process: an object that equals everything, or a search of the frames
-or the pipe for the token. Another root, process and network namespaces are not used here.
+NOT protected against, as answer and tests share a process: code that knows this file and tells the two jobs apart, and
+code that looks the expected values up in the frames of the tests. Neither can do harm outside.
 """
 
 from __future__ import annotations
 
 import builtins
+import marshal
 import os
 import resource
 import sys
@@ -25,10 +32,14 @@ MEMORY_BYTES = 512 << 20
 OPEN_FILES = 32
 MESSAGE_CHARS = 300
 
-READY, PASSED, FAILED, UNSAFE, BROKEN = b"R", b"P", b"F", b"U", b"B"  # what the verdict pipe carries
+NAMESPACES, FILTER = "namespaces", "filter"  # what holds the code; see EvaluationArguments.sandbox
 
-# machine -> (audit architecture, column in the table below)
-MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
+READY, PASSED, FAILED, UNSAFE, BROKEN = b"R", b"P", b"F", b"U", b"B"  # what the verdict pipe carries
+HONEST, IMPOSSIBLE = b"h", b"i"  # the first byte of a job
+_REACHED = "__reached__"  # a list in the namespace of impossible tests, one item for each comparison that was made
+
+# machine -> (audit architecture, column in the table below, number of pivot_root)
+MACHINES = {"x86_64": (0xC000003E, 0, 155), "aarch64": (0xC00000B7, 1, 41)}
 
 _CALLS: dict[str, tuple[int | None, int | None]] = {
     "read": (0, 63), "write": (1, 64), "close": (3, 57), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67),
@@ -64,28 +75,33 @@ Step = tuple[int, int, int, int]  # one BPF instruction: code, jump if true, jum
 
 def main(arguments: list[str]) -> None:
     """Reads the job from the first descriptor, gives the verdict to the second. Never returns."""
-    job_fd, verdict_fd, cpu_s = int(arguments[0]), int(arguments[1]), int(arguments[2])
+    job_fd, verdict_fd, cpu_s = (int(number) for number in arguments[:3])
     write, leave, read = os.write, os._exit, os.read  # kept, as the answer may replace the module's
+    impossible = _read_exactly(job_fd, 1) == IMPOSSIBLE
     answer, tests = _read_text(job_fd), _read_text(job_fd)
     try:
+        if arguments[3] == NAMESPACES:
+            _enter_namespaces((job_fd, verdict_fd))
         _limit(cpu_s)
         _filter(os.uname().machine)
     except Exception as error:
         write(verdict_fd, UNSAFE + str(error).encode())
         leave(1)
     write(verdict_fd, READY)
-    verdict = judge(answer, tests)
+    verdict = judge(answer, tests, impossible)
     write(verdict_fd, verdict or PASSED + read(job_fd, 32))
     leave(0)
 
 
-def judge(answer: str, tests: str) -> bytes:
+def judge(answer: str, tests: str, impossible: bool = False) -> bytes:
     """Runs the answer, then its tests in the answer's namespace; empty if all went through, else the verdict."""
     run, clean = exec, dict(vars(builtins))  # held here, as the answer may replace what names stand for
     try:
-        test_code = compile(tests, "<tests>", "exec", dont_inherit=True)
+        source = _impossible(tests) if impossible else tests
+        test_code = compile(source, "<tests>", "exec", dont_inherit=True)
     except Exception as error:
         return BROKEN + _describe(error, tests)
+    seal, sealed = marshal.dumps, marshal.dumps(test_code, 0)  # version 0: no counting of references
     module = type(sys)("answer")
     sys.modules["answer"] = module  # dataclasses and typing look their module up
     namespace = vars(module)
@@ -93,11 +109,46 @@ def judge(answer: str, tests: str) -> bytes:
         run(compile(answer, "<answer>", "exec", dont_inherit=True), namespace)
         sys.settrace(None)
         sys.setprofile(None)
-        namespace["__builtins__"] = clean  # the tests see the true builtins
+        namespace |= {"__builtins__": clean, _REACHED: []}  # the tests see the true builtins
         run(test_code, namespace)
     except BaseException as error:
         return FAILED + _describe(error, tests)
-    return b""
+    return b"" if seal(test_code, 0) == sealed else FAILED + b"it tampers with the check: it changed the tests"
+
+
+def _impossible(tests: str) -> Any:
+    """The tests' syntax tree, so changed that no honest answer passes: what they compare with equals nothing.
+
+    Asserts that compare nothing stay as they are; if no other was reached, the last line fails.
+    """
+    import ast
+
+    tree = ast.parse(tests)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assert) and isinstance(node.test, ast.Compare):
+            _spoil(node.test)
+    tree.body.append(ast.parse(f"assert {_REACHED}").body[0])
+    return ast.fix_missing_locations(tree)
+
+
+def _spoil(comparison: Any) -> None:
+    """Puts the thing that equals nothing on the side that does not call the answer."""
+    import ast
+
+    nothing = f"({_REACHED}.append(1), object())[1]"
+    if isinstance(comparison.ops[-1], ast.Eq | ast.Lt | ast.LtE | ast.Gt | ast.GtE):
+        calls = [any(isinstance(node, ast.Call) for node in ast.walk(side)) for side in _sides(comparison)]
+        replaced = ast.parse(nothing, mode="eval").body
+        if calls == [False, True]:
+            comparison.left = replaced
+        else:
+            comparison.comparators[-1] = replaced
+    elif isinstance(comparison.ops[-1], ast.In):
+        comparison.comparators[-1] = ast.parse(f"[{nothing}]", mode="eval").body
+
+
+def _sides(comparison: Any) -> list[Any]:
+    return [comparison.left, *comparison.comparators]
 
 
 def _read_text(fd: int) -> str:
@@ -147,6 +198,85 @@ def _limit(cpu_s: int) -> None:
         resource.setrlimit(which, (value, value))
 
 
+# Flags and numbers of Linux: clone(2), mount(2), mount_setattr(2), umount2(2), capset(2).
+_OWN_NAMESPACES = 0x20000 | 0x10000000 | 0x20000000 | 0x40000000 | 0x8000000  # mounts, users, processes, network, IPC
+_BIND, _RECURSIVE, _PRIVATE = 0x1000, 0x4000, 0x40000
+_READ_ONLY = 0x1 | 0x2 | 0x4  # and neither setuid programs nor devices
+_AT_RECURSIVE, _AT_WORKING_FOLDER, _DETACH, _CAPABILITIES_V3 = 0x8000, -100, 2, 0x20080522
+_MOUNT_SETATTR = 442
+_ROOT = "/proc"  # where the new root is put together: a folder that is always there and holds no library
+
+
+def _enter_namespaces(pipes: tuple[int, int]) -> None:
+    """Goes on in a new process that sees Python's library and itself, and nothing else; this one waits for it.
+
+    Raises OSError where the kernel denies it.
+    """
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def call(name: str, *values: Any) -> None:
+        if getattr(libc, name)(*values) != 0:
+            raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
+
+    try:
+        _unshare(call)
+        child = os.fork()
+        if child:
+            for pipe in pipes:
+                os.close(pipe)
+            _end_as(os.waitpid(child, 0)[1])
+        call("prctl", 1, 9)  # die by SIGKILL with the process that waits
+        _change_root(call)
+        header, nothing = (ctypes.c_uint32 * 2)(_CAPABILITIES_V3, 0), (ctypes.c_uint32 * 6)()
+        call("capset", ctypes.byref(header), ctypes.byref(nothing))
+    except OSError as error:
+        raise OSError(error.errno, f"the kernel denies it namespaces ({error.strerror})") from None
+
+
+def _unshare(call: Any) -> None:
+    """Own namespaces for this process, and for the processes that it starts; its user stays who it is."""
+    user, group = os.getuid(), os.getgid()
+    call("unshare", _OWN_NAMESPACES)
+    call("prctl", 1, 9)  # die by SIGKILL when the thread that waits for us dies
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+        with open(f"/proc/self/{name}", "w") as file:  # noqa: PTH123
+            file.write(text)
+
+
+def _change_root(call: Any) -> None:
+    """A root that holds the library folders, read-only, in the place of the machine's own."""
+    import ctypes
+
+    call("mount", b"none", b"/", None, _RECURSIVE | _PRIVATE, None)
+    call("mount", b"none", _ROOT.encode(), b"tmpfs", 0, None)
+    for folder in _library():
+        os.makedirs(_ROOT + folder, exist_ok=True)  # noqa: PTH103
+        call("mount", folder.encode(), (_ROOT + folder).encode(), None, _BIND | _RECURSIVE, None)
+    attributes = ctypes.byref((ctypes.c_uint64 * 4)(_READ_ONLY, 0, 0, 0))
+    call("syscall", _MOUNT_SETATTR, _AT_WORKING_FOLDER, _ROOT.encode(), _AT_RECURSIVE, attributes, 32)
+    os.chdir(_ROOT)
+    call("syscall", MACHINES[os.uname().machine][2], b".", b".")  # pivot_root: the old root now lies over the new
+    call("umount2", b".", _DETACH)
+    os.chdir("/")
+
+
+def _library() -> list[str]:
+    """The folders with Python's standard library, the shared libraries that its modules load, and the time zones."""
+    prefixes = dict.fromkeys([sys.base_prefix, sys.base_exec_prefix, "/", "/usr"])
+    folders = [f"{prefix.rstrip('/')}/{name}" for prefix in prefixes for name in ("lib", "lib64")]
+    return [folder for folder in (*folders, "/usr/share/zoneinfo") if os.path.isdir(folder)]  # noqa: PTH112
+
+
+def _end_as(status: int) -> None:
+    """Ends this process as another one ended."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if os.WIFSIGNALED(status):
+        os.kill(os.getpid(), os.WTERMSIG(status))
+    os._exit(os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 1)
+
+
 def _filter(machine: str) -> None:
     """Installs the filter on this process for good. Raises OSError where the kernel refuses."""
     import ctypes
@@ -176,7 +306,7 @@ def program(machine: str) -> list[Step]:
     """The filter for a machine: what is listed is allowed, the rest fails with EPERM. Raises OSError if unknown."""
     if machine not in MACHINES:
         raise OSError(f"no list of system calls for the processor {machine!r}, only for {', '.join(MACHINES)}")
-    architecture, column = MACHINES[machine]
+    architecture, column, _ = MACHINES[machine]
     steps = [(_LOAD, 0, 0, 4), (_IF_EQUAL, 1, 0, architecture), (_RETURN, 0, 0, _KILL), (_LOAD, 0, 0, 0)]
     for numbers in _CALLS.values():
         number = numbers[column]

@@ -4,13 +4,16 @@ Pure functions over two lists of the same length, so each score can be checked a
 or its library. Rows keep their own number because the interval, the sample file and a later paired
 comparison of two runs all need it.
 
-Not done here: generating answers (`evaluate`), running code (`unit_tests`).
+Not done here: generating answers (`answers`), running code (`unit_tests`), likelihoods (`likelihood`).
 """
 
 from __future__ import annotations
 
+import math
 import re
+import string
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -53,15 +56,69 @@ def rouge(answers: Sequence[str], references: Sequence[str]) -> dict[str, list[f
     return {kind: [float(row[kind].fmeasure) for row in rows] for kind in ROUGE_KINDS}
 
 
-def mean(values: Sequence[float]) -> float:
-    """The mean of the rows' scores; 0.0 for no rows."""
-    return float(np.mean(values)) if len(values) else 0.0
+def squad(answers: Sequence[str], references: Sequence[str]) -> dict[str, list[float]]:
+    """F1 over words, and exact match, of each row as SQuAD measures them (its script for version 2).
+
+    Both sides are lower-cased and lose ASCII punctuation, the articles a, an, the, and white space at the ends. A side
+    without words is right only if the other has none either.
+    """
+    rows = [(_squad_words(answer), _squad_words(reference)) for answer, reference in _pairs(answers, references)]
+    return {"f1": [_f1(*row) for row in rows], "squad_exact_match": [float(left == right) for left, right in rows]}
+
+
+def translation(answers: Sequence[str], references: Sequence[str]) -> dict[str, list[float]]:
+    """BLEU and chrF of each row by sacrebleu as it comes, in 0..1; of a row's BLEU only orders that it can have count.
+
+    The mean of these is not the score of all rows: see `translation_totals`.
+    """
+    from sacrebleu.metrics import BLEU, CHRF
+
+    rows = list(_pairs(answers, references))
+    return {
+        name: [min(metric.sentence_score(answer, [reference]).score / 100, 1.0) for answer, reference in rows]
+        for name, metric in {"bleu": BLEU(effective_order=True), "chrf": CHRF()}.items()
+    }
+
+
+def translation_totals(
+    answers: Sequence[str], references: Sequence[str]
+) -> dict[str, tuple[float, tuple[float, float]]]:
+    """BLEU and chrF over all rows at once, each with its 95 % bootstrap interval, by sacrebleu; in 0..1."""
+    from sacrebleu.metrics import BLEU, CHRF
+
+    found = {}
+    for name, metric in {"bleu": BLEU(force=True), "chrf": CHRF()}.items():
+        score = metric.corpus_score(list(answers), [list(references)], n_bootstrap=1000)
+        middle, half = score._mean / 100, score._ci / 100
+        found[name] = (min(score.score / 100, 1.0), (max(middle - half, 0.0), min(middle + half, 1.0)))
+    return found
+
+
+def pass_at_k(samples: int, passed: int, k: int) -> float:
+    """The chance that at least one of `k` answers drawn from `samples` passes, if `passed` of these did.
+
+    The unbiased estimator of "Evaluating Large Language Models Trained on Code". Raises ValueError unless
+    0 <= passed <= samples and 1 <= k <= samples.
+    """
+    if not (0 <= passed <= samples and 1 <= k <= samples):
+        raise ValueError(f"pass@{k} of {samples} answers, {passed} of them passed")
+    return 1.0 - math.comb(samples - passed, k) / math.comb(samples, k)
+
+
+def mean(values: Sequence[float], weights: Sequence[float] | None = None) -> float:
+    """The mean of the rows' scores, weighted if `weights` are given; 0.0 for no rows."""
+    return float(np.average(values, weights=weights)) if len(values) else 0.0
 
 
 def bootstrap_interval(
-    values: Sequence[float], *, groups: Sequence[int] | None = None, seed: int = 0, resamples: int = 1000
+    values: Sequence[float],
+    *,
+    weights: Sequence[float] | None = None,
+    groups: Sequence[int] | None = None,
+    seed: int = 0,
+    resamples: int = 1000,
 ) -> tuple[float, float]:
-    """The 95 % interval of the mean by the percentile bootstrap over rows; (0.0, 0.0) for no rows.
+    """The 95 % interval of the (weighted) mean by the percentile bootstrap over rows; (0.0, 0.0) for no rows.
 
     `groups` names the conversation of each row: turns of one conversation are drawn together, as they depend on
     each other. The interval says how far the mean would move with other test rows, not with another training
@@ -70,10 +127,27 @@ def bootstrap_interval(
     if not len(values):
         return 0.0, 0.0
     _, group = np.unique(np.arange(len(values)) if groups is None else np.asarray(groups), return_inverse=True)
-    sums, counts = np.bincount(group, weights=np.asarray(values, dtype=np.float64)), np.bincount(group)
+    share = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
+    sums = np.bincount(group, weights=share * np.asarray(values, dtype=np.float64))
+    counts = np.bincount(group, weights=share)
     drawn = np.random.default_rng(seed).integers(0, len(sums), size=(resamples, len(sums)))
     low, high = np.quantile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), (0.025, 0.975))
     return float(low), float(high)
+
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def _squad_words(text: str) -> list[str]:
+    return _ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split()
+
+
+def _f1(answer: list[str], reference: list[str]) -> float:
+    if not answer or not reference:
+        return float(answer == reference)
+    common = (Counter(answer) & Counter(reference)).total()
+    return 2 * common / (len(answer) + len(reference))
 
 
 def _pairs(answers: Sequence[str], references: Sequence[str]) -> zip[tuple[str, str]]:

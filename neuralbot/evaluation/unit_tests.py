@@ -1,14 +1,13 @@
 """Runs answers that are Python code against the tests of their rows, each in a process of its own.
 
-The child is `sandbox.py`: an empty environment, no site packages, limits on time, memory and open files, and a
-filter that denies writing files, starting processes or threads, signals and sockets. What it prints goes
-nowhere. The process group is killed at the time limit. An answer has passed when the child hands back a random
-token that it can read after the last test.
+The child is `sandbox.py`: no network, no files but Python's library, an empty environment, limits on time, memory,
+processes and open files, and a filter that denies writing files, starting processes or threads, signals and sockets.
+What it prints goes nowhere. The process group is killed at the time limit. An answer has passed when the child hands
+back a random token that it can read after the last test, and when it fails the same tests made impossible.
 
-A fresh interpreter takes about 25 ms, so 200 rows take about 3 s by two workers: nothing is kept warm, and no
-answer can leave anything behind for the next. Set order is fixed (hash seed 0), so that a verdict repeats.
-
-What this does NOT protect against stands in `sandbox.py`: above all, an answer can read the user's files.
+A fresh interpreter takes about 25 ms and its namespaces about 10, so 200 rows take a few seconds by two workers:
+nothing is kept warm, and no answer can leave anything behind for the next. Set order is fixed (hash seed 0), so that
+a verdict repeats. What this does NOT protect against stands in `sandbox.py`.
 """
 
 from __future__ import annotations
@@ -27,15 +26,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from neuralbot.errors import ResourceError
-from neuralbot.evaluation import sandbox
+from neuralbot.evaluation import sandbox as child
 
 _MAX_REPLY_BYTES = 4096
 _FENCED = re.compile(r"(?ms)^[ \t]*```[ \t]*([^\s`]*)[^\n`]*\n(.*?)(?:^[ \t]*```[ \t]*\r?$|\Z)")
 _PYTHON = ("python", "python3", "py", "")
+_TRY_S = 30.0  # far more than a start takes, also on a busy machine
+
+Sandbox = Literal["namespaces", "filter"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,8 @@ def sandbox_problem() -> str | None:
     """Why answers cannot be run safely on this machine; None if they can."""
     if sys.platform != "linux":
         return f"the system is {platform.system()}, and the sandbox needs Linux (seccomp)"
-    if platform.machine() not in sandbox.MACHINES:
-        return f"the processor is {platform.machine()!r}, and the sandbox knows {', '.join(sandbox.MACHINES)}"
+    if platform.machine() not in child.MACHINES:
+        return f"the processor is {platform.machine()!r}, and the sandbox knows {', '.join(child.MACHINES)}"
     return None
 
 
@@ -60,23 +63,22 @@ def run_all(
     tests: Sequence[str],
     timeout_s: float,
     *,
+    sandbox: Sandbox = "namespaces",
     workers: int = 2,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Verdict]:
     """Runs each answer (code, or text with one fenced code block) against its tests, `workers` at a time.
 
-    `timeout_s` is wall time for one row, start of the interpreter included. `on_progress` gets rows done and rows.
-    Raises ResourceError where answers cannot be run safely; no answer has been run then.
+    `timeout_s` is wall time for one run of a row, start of the interpreter included. `sandbox`: see
+    EvaluationArguments. `on_progress` gets rows done and rows. Raises ResourceError where answers cannot be run so.
     """
-    problem = sandbox_problem()
-    if problem:
-        raise _unsafe(problem)
+    require(sandbox)
     if len(answers) != len(tests):
         raise ValueError(f"{len(answers)} answers, but tests of {len(tests)} rows")
     verdicts: list[Verdict] = []
     pool = ThreadPoolExecutor(workers, thread_name_prefix="unit-tests")
     try:
-        for verdict in pool.map(run, answers, tests, [timeout_s] * len(answers)):
+        for verdict in pool.map(partial(run, timeout_s=timeout_s, sandbox=sandbox), answers, tests):
             verdicts.append(verdict)
             if on_progress:
                 on_progress(len(verdicts), len(answers))
@@ -85,12 +87,29 @@ def run_all(
     return verdicts
 
 
-def run(answer: str, tests: str, timeout_s: float) -> Verdict:
-    """Runs one answer against its tests in a child process; see `run_all`."""
+def require(sandbox: Sandbox) -> None:
+    """Raises ResourceError if answers cannot be run in this sandbox on this machine; tries it with an empty answer."""
+    if problem := sandbox_problem():
+        raise _unsafe(problem)
+    _run_once("", "assert True", _TRY_S, sandbox, child.HONEST)
+
+
+def run(answer: str, tests: str, timeout_s: float, sandbox: Sandbox = "namespaces") -> Verdict:
+    """Runs one answer against its tests in a child process, and against impossible ones if it passed; see `run_all`."""
     if not tests.strip():
         return Verdict("error", "the row has no tests")
+    code = extract_code(answer)
+    verdict = _run_once(code, tests, timeout_s, sandbox, child.HONEST)
+    if verdict.status != "passed":
+        return verdict
+    if _run_once(code, tests, timeout_s, sandbox, child.IMPOSSIBLE).status == "passed":
+        return Verdict("failed", "it tampers with the check: it also passes tests that no honest answer can pass")
+    return verdict
+
+
+def _run_once(code: str, tests: str, timeout_s: float, sandbox: Sandbox, kind: bytes) -> Verdict:
     token = secrets.token_bytes(32)
-    with _child(_job(extract_code(answer), tests) + token, timeout_s) as (process, verdict_fd):
+    with _child(kind + _job(code, tests) + token, timeout_s, sandbox) as (process, verdict_fd):
         reply, in_time = _listen(verdict_fd, time.monotonic() + timeout_s)
         if not in_time:
             return Verdict("timeout", f"still running after {timeout_s:g} s")
@@ -110,12 +129,12 @@ def _job(answer: str, tests: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _child(job: bytes, timeout_s: float) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def _child(job: bytes, timeout_s: float, sandbox: Sandbox) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """A running child that has its job, and the end of the pipe on which it will speak; killed at the end."""
     job_read, job_write = os.pipe()
     verdict_read, verdict_write = os.pipe()
     try:
-        process = _start(job_read, verdict_write, math.ceil(timeout_s) + 1)
+        process = _start(job_read, verdict_write, math.ceil(timeout_s) + 1, sandbox)
     except OSError as error:
         os.close(job_write)
         os.close(verdict_read)
@@ -134,10 +153,10 @@ def _child(job: bytes, timeout_s: float) -> Iterator[tuple[subprocess.Popen[byte
         os.close(verdict_read)
 
 
-def _start(job_fd: int, verdict_fd: int, cpu_s: int) -> subprocess.Popen[bytes]:
-    program = [sys.executable, "-s", "-P", "-S", "-B", str(Path(sandbox.__file__))]
+def _start(job_fd: int, verdict_fd: int, cpu_s: int, sandbox: Sandbox) -> subprocess.Popen[bytes]:
+    program = [sys.executable, "-s", "-P", "-S", "-B", str(Path(child.__file__))]
     return subprocess.Popen(
-        [*program, str(job_fd), str(verdict_fd), str(cpu_s)],
+        [*program, str(job_fd), str(verdict_fd), str(cpu_s), sandbox],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -165,15 +184,15 @@ def _listen(fd: int, deadline: float) -> tuple[bytes, bool]:
 
 
 def _verdict(reply: bytes, token: bytes, process: subprocess.Popen[bytes]) -> Verdict:
-    if reply[:1] != sandbox.READY:
+    if reply[:1] != child.READY:
         reason = reply[1:].decode("utf-8", "replace") or "the child process ended before it was ready"
         raise _unsafe(reason)
     kind, text = reply[1:2], reply[2:].decode("utf-8", "replace")
-    if reply[1:] == sandbox.PASSED + token:
+    if reply[1:] == child.PASSED + token:
         return Verdict("passed")
-    if kind == sandbox.BROKEN:
+    if kind == child.BROKEN:
         return Verdict("error", f"the tests of the row do not compile: {text}")
-    if kind == sandbox.FAILED:
+    if kind == child.FAILED:
         return Verdict("failed", text)
     return Verdict("failed", _how_it_ended(process))
 
@@ -189,6 +208,6 @@ def _how_it_ended(process: subprocess.Popen[bytes]) -> str:
 
 def _unsafe(reason: str) -> ResourceError:
     return ResourceError(
-        f"answers cannot be run safely on this machine: {reason}; "
-        "choose another metric (evaluation.metric: exact_match, rouge or none)"
+        f"answers cannot be run safely on this machine: {reason}; choose another metric (evaluation.metric: "
+        "exact_match, rouge or none), or, where their code may read your files, set evaluation.sandbox: filter"
     )

@@ -357,6 +357,30 @@ def _metric(draft: Draft) -> Found:
         yield key, f"unit_tests runs code, but finetuning.task is {draft.value('finetuning.task')}"
 
 
+def _lm_eval(draft: Draft) -> Found:
+    if not draft.value("finetuning.do_lm_eval"):
+        return
+    if not draft.value("finetuning.lm_eval_tasks"):
+        yield "finetuning.lm_eval_tasks", "is empty, but do_lm_eval is true: name a task, or set do_lm_eval: false"
+    elif importlib.util.find_spec("lm_eval") is None:
+        yield "finetuning.do_lm_eval", "needs lm-evaluation-harness: pip install 'neuralbot[eval]'"
+
+
+def _labels(draft: Draft) -> Found:
+    labels = draft.value("evaluation.labels")
+    if labels is not None and (len(set(labels)) < 2 or not all(label.strip() for label in labels)):
+        yield "evaluation.labels", "expected at least two different answers to choose from, none of them empty"
+
+
+def _draws(draft: Draft) -> Found:
+    metric, samples = draft.value("evaluation.metric"), draft.value("evaluation.samples")
+    if metric in ("labels", "loss") and samples > 1:
+        yield "evaluation.samples", f"has no effect: evaluation.metric {metric} generates no answers"
+    for key in ("evaluation.temperature", "evaluation.top_p"):
+        if draft.given(key) and samples == 1:
+            yield key, "has no effect: evaluation.samples is 1, which is the likeliest answer"
+
+
 def _sampling(draft: Draft) -> Found:
     if draft.value("serving.do_sample") and draft.value("serving.temperature") == 0:
         yield "serving.temperature", "0 with sampling: write do_sample: false for the likeliest answer"
@@ -406,9 +430,11 @@ _RULES = (
         _method,
         _new_tokens,
         _lora_targets,
+        _lm_eval,
         _metric,
+        _labels,
         _sampling,
         _output_folder,
     ),
 )
-_REMARKS = (_revisions, _epochs_lose, _bits_16, _other_config)
+_REMARKS = (_revisions, _epochs_lose, _bits_16, _other_config, _draws)

@@ -33,7 +33,12 @@ _METRIC_MEANING = {
     "exact_match": "share of answers that equal the reference, white space at the ends aside",
     "contains": "share of answers that hold the expected fact as whole words",
     "rouge": "mean F1 of ROUGE against the reference (rouge_score, no stemmer)",
-    "unit_tests": "share of answers whose code passes the unit tests of the row, run in a sandbox (one answer each)",
+    "f1": "mean F1 over words against the reference, as SQuAD measures it",
+    "bleu": "BLEU and chrF over all rows (sacrebleu)",
+    "unit_tests": "share of questions whose code passes the unit tests of the row, run in a sandbox (pass@k: the "
+    "unbiased estimator)",
+    "labels": "share of questions whose gold label the model finds likeliest",
+    "loss": "mean negative log-likelihood of the answers' tokens, their end included (lower is better)",
 }
 
 
@@ -99,9 +104,16 @@ def _scores(results: Mapping[str, Any]) -> str:
     notes = _list(known.get("notices", ()))
     return (
         f"## Scores on held-out rows\n\n{_table(('score', 'before tuning', 'after tuning'), rows)}\n\n"
-        f"{known['n']} questions, answered greedily; in brackets the 95 % interval (bootstrap over rows). "
+        f"{known['n']} questions, {_how(known)}; in brackets the 95 % interval (bootstrap over rows). "
         f"{results.get('metric')}: {meaning}.{notes}"
     )
+
+
+def _how(result: Mapping[str, Any]) -> str:
+    drawn = result.get("drawn")
+    if not drawn:
+        return "the likeliest answer to each"
+    return f"{drawn['samples']} answers to each drawn at temperature {drawn['temperature']:g} with seed {drawn['seed']}"
 
 
 def _score(result: Mapping[str, Any] | None, name: str, main: str | None) -> str:

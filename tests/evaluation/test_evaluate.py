@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,13 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from neuralbot.arguments import EvaluationArguments
-from neuralbot.conversation import Conversation, Turn, encode_prompt, ensure_chat_template
+from neuralbot.conversation import Conversation, Turn, encode_many, encode_prompt, ensure_chat_template
 from neuralbot.engines.protocol import Sampling
 from neuralbot.errors import DataError, GenerationError
-from neuralbot.evaluation.evaluate import (
-    Evaluation,
-    collect_questions,
-    evaluate,
-    resolve_metric,
-    results_dict,
-    sample_rows,
-    spread,
-)
+from neuralbot.evaluation.evaluate import evaluate
+from neuralbot.evaluation.questions import collect_questions, resolve_metric, spread
+from neuralbot.evaluation.results import Evaluation, results_dict, sample_rows
+from neuralbot.evaluation.scores import translation, translation_totals
 
 
 class TableEngine:
@@ -35,12 +31,14 @@ class TableEngine:
         self.table = table
         self.batches: list[list[int]] = []
         self.sampling: Sampling | None = None
+        self.samplings: list[Sampling] = []
 
     def stream(self, prompt_ids: list[int], sampling: Sampling) -> Any:
         raise AssertionError("nothing in this test may ask for it")
 
     def generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[list[int]]:
         self.sampling = sampling
+        self.samplings.append(sampling)
         texts = [self.tokenizer.decode(ids) for ids in prompts]
         if any("refuse me" in text for text in texts):
             raise GenerationError("the prompt is too long")
@@ -143,7 +141,187 @@ def test_rouge_gives_all_four_scores(tiny_tokenizer: PreTrainedTokenizerBase) ->
         TableEngine(tiny_tokenizer, {"<1>": "the cat sat", "<2>": "no"}), rows, EvaluationArguments(), "summarization"
     )
     assert found.scores == {"rouge1": 0.5, "rouge2": 0.5, "rougeL": 0.5, "rougeLsum": 0.5}
+    assert next(iter(found.samples[0].scores)) == "rougeL"
     assert found.main_score == 0.5
+
+
+def test_f1_and_bleu(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = [row("text <1>", "the cat sat on a mat"), row("text <2>", "a dog ran to the big house")]
+    table = {"<1>": "A cat sat on the mat.", "<2>": "no"}
+    found = evaluate(TableEngine(tiny_tokenizer, table), rows, EvaluationArguments(metric="f1"), "completion")
+    assert found.scores == {"f1": 0.5, "squad_exact_match": 0.5}
+    assert found.samples[0].scores == {"f1": 1.0, "squad_exact_match": 1.0}
+    found = evaluate(TableEngine(tiny_tokenizer, table), rows, EvaluationArguments(metric="bleu"), "summarization")
+    answers, expected = list(table.values()), [one.expected for one in found.samples]
+    assert found.scores == {name: total for name, (total, _) in translation_totals(answers, expected).items()}
+    assert found.samples[0].correct == pytest.approx(translation(answers, expected)["bleu"][0])
+    assert found.interval[0] <= found.main_score <= found.interval[1]
+
+
+def test_several_samples_are_drawn_and_scored_each(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    class Alternating(TableEngine):
+        """Right in every third draw, for the first question only."""
+
+        def generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[list[int]]:
+            self.table = {"<0>": GOOD if len(self.samplings) % 3 == 0 else BAD, "<1>": BAD}
+            return super().generate_batch(prompts, sampling)
+
+    GOOD, BAD = "def one():\n    return 1", "def one():\n    return 2"
+    rows = [row(f"write one <{number}>", GOOD, tests="assert one() == 1") for number in range(2)]
+    settings = EvaluationArguments(samples=6, temperature=0.7, seed=11)
+    engine = Alternating(tiny_tokenizer, {})
+    seen: list[tuple[int, int]] = []
+    found = evaluate(engine, rows, settings, "code-generation", on_progress=lambda *steps: seen.append(steps))
+    assert found.scores == {"pass_at_1": pytest.approx(1 / 6), "pass_at_6": 0.5}
+    assert found.samples[0].scores == {"pass_at_1": pytest.approx(1 / 3), "pass_at_6": 1.0}
+    assert [attempt.correct for attempt in found.samples[0].attempts] == [1.0, 0.0, 0.0, 1.0, 0.0, 0.0]
+    assert found.drawn == {"samples": 6, "temperature": 0.7, "top_p": 0.95, "seed": 11}
+    assert all(one.do_sample and (one.temperature, one.top_p) == (0.7, 0.95) for one in engine.samplings)
+    assert len({one.seed for one in engine.samplings}) == 6
+    assert seen[-1] == (24, 24)
+    kept = json.loads(json.dumps(sample_rows(None, found)))[0]["after"]
+    assert [one["answer"] for one in kept["attempts"]] == [GOOD, BAD, BAD] * 2
+    other = Alternating(tiny_tokenizer, {})
+    evaluate(other, rows, EvaluationArguments(samples=6, seed=12), "code-generation")
+    assert not {one.seed for one in engine.samplings} & {one.seed for one in other.samplings}
+
+
+def test_a_seed_repeats_the_draws_of_the_torch_engine(
+    tiny_model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    from neuralbot.engines.torch_engine import TorchEngine
+
+    def answers(seed: int) -> list[list[str]]:
+        settings = EvaluationArguments(samples=3, seed=seed, max_new_tokens=5, batch_size=4)
+        found = evaluate(TorchEngine(tiny_model, tiny_tokenizer), ROWS, settings, "completion")
+        return [[attempt.answer for attempt in sample.attempts] for sample in found.samples]
+
+    assert answers(1) == answers(1)
+    assert answers(1) != answers(2)
+    assert all(len(set(three)) == 3 for three in answers(1))
+
+
+def test_the_loss_is_that_of_all_answers(tiny_model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    import torch
+
+    from neuralbot.engines.torch_engine import TorchEngine
+
+    rows = [*ROWS[:4], Conversation((Turn("assistant", "plain text"),)), chat(("a", "b c d", None), ("e", "f", None))]
+    settings = EvaluationArguments(metric="loss", batch_size=4)
+    found = evaluate(TorchEngine(tiny_model, tiny_tokenizer), rows, settings, "completion")
+    losses: list[float] = []
+    for encoded in encode_many(tiny_tokenizer, rows):
+        pairs = zip(encoded.ids, encoded.target_mask, strict=True)
+        labels = torch.tensor([[token if target else -100 for token, target in pairs]])
+        logits = tiny_model(torch.tensor([encoded.ids])).logits[0, :-1]
+        each = torch.nn.functional.cross_entropy(logits, labels[0, 1:], reduction="none")
+        losses += each[labels[0, 1:] != -100].tolist()
+    assert found.scores["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+    assert found.scores["perplexity"] == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-3)
+    assert 0 <= found.scores["token_accuracy"] < 0.2
+    low, high = found.intervals["perplexity"]
+    assert low < found.scores["perplexity"] < high
+    assert (found.n, found.main, found.notices) == (6, "loss", ())
+
+
+def test_rows_longer_than_the_context_are_cut_and_said(
+    tiny_model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    from neuralbot.engines.torch_engine import TorchEngine
+
+    rows = [row("short", "one"), row("q", "very long " * 300)]
+    found = evaluate(TorchEngine(tiny_model, tiny_tokenizer), rows, EvaluationArguments(metric="loss"), "completion")
+    assert found.notices == ("1 of 2 test rows are longer than the 512 tokens that the model reads: cut there",)
+    cut = encode_many(tiny_tokenizer, rows)[1]
+    assert len(cut.ids) > 512
+    (short, long) = (sample.scores["loss"] for sample in found.samples)
+    counts = [sum(encode_many(tiny_tokenizer, rows[:1])[0].target_mask), sum(cut.target_mask[:512])]
+    assert found.scores["loss"] == pytest.approx((short * counts[0] + long * counts[1]) / sum(counts))
+    settings = EvaluationArguments(metric="labels", labels=["one", "very long"])
+    rows = [row("short", "one"), row("q" * 2000, "very long")]
+    found = evaluate(TorchEngine(tiny_model, tiny_tokenizer), rows, settings, "completion")
+    assert found.notices == ("1 of 2 questions are too long for the model and scored 0",)
+    assert found.samples[1].scores == {"accuracy": 0.0, "accuracy_norm": 0.0}
+
+
+def test_labels_are_chosen_by_their_likelihood(
+    tiny_model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    import torch
+
+    from neuralbot.engines.torch_engine import TorchEngine
+
+    labels = ["red", "a long label of many words", "blue", "東京"]
+    rows = [row(f"which one? <{number}>", labels[number % 4]) for number in range(25)]
+    settings = EvaluationArguments(metric="labels", batch_size=7)
+    found = evaluate(TorchEngine(tiny_model, tiny_tokenizer), rows, settings, "completion")
+    compared = 0
+    for sample in found.samples:
+        sums, by_byte = {}, {}
+        for label in labels:
+            prompt = encode_prompt(tiny_tokenizer, (Turn("user", sample.prompt),))
+            ids = encode_many(tiny_tokenizer, [row(sample.prompt, label)])[0].ids
+            with torch.no_grad():
+                logits = tiny_model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+            stop = ids.index(tiny_tokenizer.eos_token_id, len(prompt)) + 1
+            sums[label] = sum(float(logits[at - 1, ids[at]]) for at in range(len(prompt), stop))
+            by_byte[label] = sums[label] / len(label.encode())
+            shown = dict(part.rsplit(" ", 1) for part in sample.detail.split(", "))[label]
+            assert float(shown) == pytest.approx(sums[label], abs=2e-3)
+            compared += 1
+        assert sample.answer == max(sums, key=sums.__getitem__)
+        assert sample.correct == float(sample.answer == sample.expected)
+        assert sample.scores["accuracy_norm"] == float(max(by_byte, key=by_byte.__getitem__) == sample.expected)
+    assert compared == 100
+    assert found.scores["accuracy"] == sum(sample.correct for sample in found.samples) / 25
+
+
+def test_earlier_answers_do_not_count_for_a_label(
+    tiny_model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    from neuralbot.engines.torch_engine import TorchEngine
+    from neuralbot.evaluation.by_likelihood import _labelled
+
+    engine = TorchEngine(tiny_model, tiny_tokenizer)
+    (question,) = collect_questions([chat(("a", "an earlier answer", None), ("b", "red", None))], "labels")
+    encoded = _labelled(engine, question, "red")
+    targets = [token for token, wanted in zip(encoded.ids, encoded.target_mask, strict=True) if wanted]
+    assert tiny_tokenizer.decode(targets) == "red<|end|>"
+
+
+def test_the_norm_is_for_each_byte(monkeypatch: pytest.MonkeyPatch, tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    from neuralbot.evaluation import by_likelihood
+    from neuralbot.evaluation.likelihood import Likelihood
+
+    sums = {"no": -4.0, "東京": -9.0}  # for each byte -2 and -1.5, for each character -2 and -4.5
+    found = [Likelihood(1, value, 0) for value in sums.values()]
+    monkeypatch.setattr(by_likelihood, "model_of", lambda engine: None)
+    monkeypatch.setattr(by_likelihood, "likelihoods", lambda model, rows, size, report: found)
+    settings = EvaluationArguments(metric="labels", labels=[*sums])
+    scored = evaluate(TableEngine(tiny_tokenizer, {}), [row("q", "東京")], settings, "completion")
+    assert scored.scores == {"accuracy": 0.0, "accuracy_norm": 1.0}
+    assert (scored.samples[0].answer, scored.samples[0].detail) == ("no", "no -4.000, 東京 -9.000")
+
+
+@pytest.mark.parametrize(
+    ("labels", "rows", "message"),
+    [
+        (["red", "blue"], [row("q", "green")], r"'green' of a test row is none of evaluation\.labels \(red, blue\)"),
+        (None, [row("q", f"answer {number}") for number in range(101)], "101 different answers, too many"),
+    ],
+)
+def test_labels_that_do_not_fit_the_rows_are_refused(
+    tiny_model: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerBase,
+    labels: list[str] | None,
+    rows: list[Conversation],
+    message: str,
+) -> None:
+    from neuralbot.engines.torch_engine import TorchEngine
+
+    settings = EvaluationArguments(metric="labels", labels=labels)
+    with pytest.raises(DataError, match=message):
+        evaluate(TorchEngine(tiny_model, tiny_tokenizer), rows, settings, "completion")
 
 
 def test_code_is_run(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
@@ -239,14 +417,14 @@ def test_results_and_samples_are_json_and_hold_both_sides(tiny_tokenizer: PreTra
     rows = json.loads(json.dumps(sample_rows(before, after)))
     assert len(rows) == 10
     assert rows[3] == {
-        "prompt": "question <03> long long long", "expected": "answer 3",
-        "before": {"answer": "", "correct": 0.0, "detail": ""},
-        "after": {"answer": "answer 3", "correct": 1.0, "detail": ""},
+        "prompt": "question <03> long long long", "expected": "answer 3", "row": 3,
+        "before": {"answer": "", "correct": 0.0, "detail": "", "scores": {"exact_match": 0.0}},
+        "after": {"answer": "answer 3", "correct": 1.0, "detail": "", "scores": {"exact_match": 1.0}},
     }  # fmt: skip
     assert sample_rows(None, after)[3]["before"] is None
     assert sample_rows(None, None) == []
     assert results_dict("chat", None, None)["after"] is None
-    assert results_dict("chat", None, Evaluation("none", {}, (0.0, 0.0), 0, 0.0))["after"] is None
+    assert results_dict("chat", None, Evaluation("none", {}, {}, 0, 0.0))["after"] is None
 
 
 def test_with_the_torch_engine(tiny_model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerBase) -> None:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_texts import pairs
 
 from neuralbot.evaluation import scores
+
+
+def columns(rows: list[tuple[str, str]]) -> tuple[list[str], list[str]]:
+    return [left for left, _ in rows], [right for _, right in rows]
 
 
 def test_exact_match_drops_white_space_at_the_ends_only() -> None:
@@ -116,3 +124,98 @@ def test_turns_of_one_conversation_are_drawn_together() -> None:
     grouped_low, grouped_high = scores.bootstrap_interval(values, groups=groups)
     assert grouped_high - grouped_low > 2 * (high - low)
     assert scores.bootstrap_interval([0.25], groups=[7]) == (0.25, 0.25)
+
+
+PAIRS = pairs(200)
+
+
+def test_the_pairs_hold_every_kind() -> None:
+    assert len(PAIRS) == 200
+    assert sum(left == right for left, right in PAIRS) > 20
+    assert sum(not left.strip() or not right.strip() for left, right in PAIRS) > 20
+    assert sum(not left.isascii() for left, _ in PAIRS) > 50
+    assert max(len(left) for left, _ in PAIRS) > 1000
+
+
+def test_f1_and_exact_match_are_squad_s() -> None:
+    from torchmetrics.functional.text import squad
+
+    found = scores.squad(*columns(PAIRS))
+    for place, (answer, reference) in enumerate(PAIRS):
+        library = squad(
+            {"prediction_text": answer, "id": "1"}, {"answers": {"answer_start": [0], "text": [reference]}, "id": "1"}
+        )
+        assert found["f1"][place] == pytest.approx(float(library["f1"]) / 100, abs=1e-6), (answer, reference)
+        assert found["squad_exact_match"][place] == float(library["exact_match"]) / 100, (answer, reference)
+
+
+def test_f1_by_hand() -> None:
+    found = scores.squad(["The cat, it sat!", "a", "", "cat"], ["cat sat on a mat", "the.", "no", "the cat"])
+    assert found == {"f1": [pytest.approx(4 / 7), 1.0, 0.0, 1.0], "squad_exact_match": [0.0, 1.0, 0.0, 1.0]}
+
+
+def test_exact_match_and_contains_on_the_pairs() -> None:
+    answers, references = columns(PAIRS)
+    exact = scores.exact_match(answers, references)
+    assert exact == [float(answer.strip() == reference.strip()) for answer, reference in PAIRS]
+    assert all(held for same, held in zip(exact, scores.contains(answers, references), strict=True) if same)
+
+
+def test_rouge_on_the_pairs() -> None:
+    from rouge_score import rouge_scorer
+
+    found = scores.rouge(*columns(PAIRS))
+    for kind, values in found.items():
+        library = rouge_scorer.RougeScorer([kind])
+        assert values == [library.score(reference, answer)[kind].fmeasure for answer, reference in PAIRS]
+
+
+def test_bleu_and_chrf_are_sacrebleu_s() -> None:
+    import sacrebleu
+
+    answers, references = columns(PAIRS)
+    found = scores.translation(answers, references)
+    for place, (answer, reference) in enumerate(PAIRS):
+        bleu = sacrebleu.sentence_bleu(answer, [reference]).score / 100
+        chrf = sacrebleu.sentence_chrf(answer, [reference]).score / 100
+        assert (found["bleu"][place], found["chrf"][place]) == (pytest.approx(bleu), pytest.approx(chrf))
+    assert all(0 <= value <= 1 for values in found.values() for value in values)
+    totals = scores.translation_totals(answers, references)
+    assert totals["bleu"][0] == pytest.approx(sacrebleu.corpus_bleu(answers, [references], force=True).score / 100)
+    assert totals["chrf"][0] == pytest.approx(sacrebleu.corpus_chrf(answers, [references]).score / 100)
+
+
+def test_the_intervals_of_bleu_and_chrf_hold_the_score() -> None:
+    answers, references = columns([pair for pair in PAIRS if len(pair[0]) > 40])
+    for value, (low, high) in scores.translation_totals(answers, references).values():
+        assert 0 <= low < value < high <= 1
+
+
+def test_pass_at_k_is_the_share_of_the_draws_that_hold_a_passing_answer() -> None:
+    draw = random.Random(0)
+    cases = {(n, draw.randint(0, n), draw.randint(1, n)) for n in range(1, 13) for _ in range(20)}
+    assert len(cases) >= 100
+    for samples, passed, k in cases:
+        draws = list(itertools.combinations([True] * passed + [False] * (samples - passed), k))
+        assert scores.pass_at_k(samples, passed, k) == pytest.approx(sum(map(any, draws)) / len(draws))
+
+
+def test_pass_at_k_of_large_counts_is_the_published_product() -> None:
+    for samples, passed, k in [(200, 3, 100), (1000, 1, 10), (2000, 1999, 100), (200, 0, 1), (200, 200, 200)]:
+        rest = samples - passed
+        product = 1.0 if rest < k else 1 - float(np.prod(1 - k / np.arange(rest + 1, samples + 1)))
+        assert scores.pass_at_k(samples, passed, k) == pytest.approx(product)
+
+
+@pytest.mark.parametrize(("samples", "passed", "k"), [(1, 0, 2), (1, 2, 1), (5, -1, 1), (5, 1, 0), (0, 0, 1)])
+def test_pass_at_k_refuses_what_cannot_be(samples: int, passed: int, k: int) -> None:
+    with pytest.raises(ValueError):
+        scores.pass_at_k(samples, passed, k)
+
+
+def test_the_weighted_mean_and_its_interval() -> None:
+    values, weights = [1.0, 0.0] * 100, [3.0, 1.0] * 100
+    assert scores.mean(values, weights) == 0.75
+    low, high = scores.bootstrap_interval(values, weights=weights)
+    assert low < 0.75 < high
+    assert scores.bootstrap_interval(values, weights=[1.0] * 200) == scores.bootstrap_interval(values)

@@ -80,6 +80,8 @@ BESIDE: dict[str, dict[str, Any]] = {
     "sources": {"train_file": None},
     "max_bad_rows": {"on_bad_row": "skip"},
     "pad_to_max_length": {"kernels": "reference"},
+    "do_lm_eval": {"lm_eval_tasks": ["here"]},
+    "lm_eval_tasks": {"do_lm_eval": True},
     "adapter_layers": {"peft": "llama_adapter"},
     "adapter_len": {"peft": "llama_adapter"},
     "num_virtual_tokens": {"peft": "prefix"},
