@@ -20,14 +20,6 @@ from neuralbot.modeling import load_for_chat
 DATA = Path(__file__).parents[1] / "data"
 
 
-@pytest.fixture(scope="module")
-def base(tiny_model: Any, tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    tiny_model.save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return folder
-
-
 def write_recipe(folder: Path, base: Path, **sections: dict[str, Any]) -> Path:
     """A small recipe as JSON, which is YAML too."""
     whole: dict[str, dict[str, Any]] = {

@@ -13,14 +13,6 @@ from neuralbot.data import splits
 from neuralbot.errors import DataError
 
 
-@pytest.fixture(scope="module")
-def base(tiny_model: Any, tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    tiny_model.save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return folder
-
-
 def rows(folder: Path, name: str, count: int) -> Path:
     path = folder / name
     lines = [{"instruction": f"What is {name} {n}?", "output": f"It is number {n % 7}."} for n in range(count)]

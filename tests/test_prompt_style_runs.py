@@ -33,14 +33,6 @@ TOOL_ROWS = [
 FLOAT32 = MixedPrecisionConfig("float32")
 
 
-@pytest.fixture(scope="module")
-def base(tiny_model: Any, tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    tiny_model.save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return folder
-
-
 def write_recipe(folder: Path, base: Path, rows: list[dict[str, Any]], style: str | None) -> Path:
     """A recipe of one step, as JSON, which is YAML too."""
     (folder / "train.json").write_text(json.dumps(rows), encoding="utf-8")

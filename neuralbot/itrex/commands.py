@@ -16,7 +16,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     verbs = parser.add_subparsers(title="verbs", metavar="<verb>", dest="verb")
-    setup = verbs.add_parser("setup", help="make its environment: about 7 GB, some minutes")
+    setup = verbs.add_parser("setup", help="make its environment: about 8 GB, some minutes")
     setup.add_argument("--python", metavar="FILE", help="a Python 3.11 (default: this one, or python3.11)")
     verbs.add_parser("status", help="say whether the environment is there")
     for verb in verbs.choices.values():

@@ -63,7 +63,7 @@ def setup(interpreter: str | None, say: Callable[[str], None]) -> None:
         raise ResourceError(
             f"{folder().parent} has {free / 2**30:.1f} GiB left; the environment takes 7, and 3 to install"
         )
-    say(f"installing {len(requirements())} packages, about 7 GB, into {folder()}")
+    say(f"installing {len(requirements())} packages, about 8 GB, into {folder()}")
     _run([found, "-m", "venv", str(folder())])
     _run([str(_interpreter()), "-m", "pip", "install", "--quiet", "--requirement", str(REQUIREMENTS)])
     say("importing them for the first time")

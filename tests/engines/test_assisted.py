@@ -10,17 +10,14 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
-    BloomConfig,
-    BloomForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
-    MistralConfig,
-    MistralForCausalLM,
     PreTrainedModel,
 )
 
 from neuralbot.engines.protocol import Sampling
 from neuralbot.engines.torch_engine import TorchEngine
+from tests.engines.odd_models import FAMILIES
 
 GREEDY = Sampling(max_new_tokens=40)
 PENALISED = replace(GREEDY, repetition_penalty=1.3, bad_words_ids=((7,), (8, 9)))
@@ -119,24 +116,6 @@ def test_the_context_is_used_to_its_end(engine: TorchEngine) -> None:
     long = [5, 6, 7, 8] * 126
     ids = list(assisted(engine, similar(engine.model)).stream(long, GREEDY))
     assert len(ids) == 8 and ids == list(engine.stream(long, GREEDY))
-
-
-FAMILIES: dict[str, Any] = {  # no position ids, learned positions, a window smaller than the answer
-    "bloom": lambda: BloomForCausalLM(BloomConfig(vocab_size=300, hidden_size=32, n_layer=2, n_head=2)),
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=2, n_positions=64)),
-    "mistral": lambda: MistralForCausalLM(
-        MistralConfig(
-            vocab_size=300,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            sliding_window=6,
-            max_position_embeddings=128,
-        )
-    ),
-}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -11,19 +11,14 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
-    BloomConfig,
-    BloomForCausalLM,
     DynamicCache,
-    GPT2Config,
-    GPT2LMHeadModel,
-    MistralConfig,
-    MistralForCausalLM,
     PreTrainedModel,
 )
 
 from neuralbot.engines.protocol import Sampling, token_budget
 from neuralbot.engines.torch_engine import TorchEngine, end_token_ids
 from neuralbot.errors import GenerationError
+from tests.engines.odd_models import FAMILIES
 
 GREEDY = Sampling(max_new_tokens=24)
 PENALISED = Sampling(max_new_tokens=24, repetition_penalty=1.3)
@@ -99,24 +94,6 @@ def test_rows_end_on_their_own(engine: TorchEngine) -> None:
     assert expected[1] == [] and len({len(ids) for ids in expected}) > 2
     assert engine.generate_batch(PROMPTS, SAMPLED) == expected
     assert [list(engine.stream(prompt, SAMPLED)) for prompt in PROMPTS] == expected
-
-
-FAMILIES: dict[str, Any] = {  # no position ids, learned positions, a window smaller than the answer
-    "bloom": lambda: BloomForCausalLM(BloomConfig(vocab_size=300, hidden_size=32, n_layer=2, n_head=2)),
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=2, n_positions=64)),
-    "mistral": lambda: MistralForCausalLM(
-        MistralConfig(
-            vocab_size=300,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            sliding_window=6,
-            max_position_embeddings=128,
-        )
-    ),
-}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -28,14 +28,6 @@ SMALL = {"ptun_hidden_size": 32, "num_virtual_tokens": 4}
 DATA = Path(__file__).parents[2] / "data/alpaca"
 
 
-@pytest.fixture(scope="module")
-def base(tiny_model: Any, tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    tiny_model.save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return folder
-
-
 def write_recipe(folder: Path, base: Path, **sections: dict[str, Any]) -> Path:
     whole: dict[str, dict[str, Any]] = {
         "model": {"model_name_or_path": str(base)},
