@@ -441,8 +441,8 @@ def _harness(before: HarnessResult | None, after: HarnessResult | None) -> dict[
 
 
 def _finish(folder: RunFolder, watch: Stopwatch) -> None:
-    from neuralbot.training.model_card import write_model_card
-    from neuralbot.training.plot import plot_loss
+    from neuralbot.report.model_card import write_model_card
+    from neuralbot.report.plot import plot_loss
 
     plot_loss(folder.path)
     watch.lap("report")

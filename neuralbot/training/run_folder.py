@@ -12,7 +12,7 @@ manifest.json: `neuralbot`, `commit`, `commit_dirty`, `versions`, `started`, `en
 skipped_rows, sources, streamed}, `hardware`, `plan` {dtype, threads, device}, `seed`, `notices`. A key that is missing
 is left out there.
 
-Not done here: the model's own files, the plot, the model card; how files are written safely (`records`).
+Not done here: the model's own files, what is told of a run (`report`); how files are written safely (`records`).
 """
 
 from __future__ import annotations

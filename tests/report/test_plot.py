@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from neuralbot.errors import RunFolderError
-from neuralbot.training import plot
-from neuralbot.training.plot import plot_loss
+from neuralbot.report import plot
+from neuralbot.report.plot import plot_loss
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -72,7 +72,7 @@ def test_the_mean_line_keeps_a_straight_line_straight() -> None:
 def test_matplotlib_is_imported_when_drawing_only_and_pyplot_never(tmp_path: Path) -> None:
     write_metrics(tmp_path, a_run(5, 5))
     program = (
-        "import sys\nfrom pathlib import Path\nfrom neuralbot.training.plot import plot_loss\n"
+        "import sys\nfrom pathlib import Path\nfrom neuralbot.report.plot import plot_loss\n"
         "assert 'matplotlib' not in sys.modules and 'torch' not in sys.modules\n"
         f"plot_loss(Path({str(tmp_path)!r}))\n"
         "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules"
