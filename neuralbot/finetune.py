@@ -153,7 +153,7 @@ def run(recipe: Recipe, console: Console | None = None) -> FinetuneResult:
         watch.lap("evaluate_after")
         metrics = _metrics(trainer, losses, recipe.finetuning.eval_ppl)
         _write_results(folder, before, after, {"metrics": metrics} | _harness(lm_before, lm_after), prepared)
-        _finish(folder, watch)
+        _finish(folder, watch, console)
     result = FinetuneResult(folder.path, before, after, metrics, watch.seconds)
     _summary(result, recipe.evaluation.show_samples, console)
     return result
@@ -256,6 +256,7 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
     from neuralbot import modeling
     from neuralbot.training import adapter
     from neuralbot.training.build import build_trainer
+    from neuralbot.training.energy import EnergyMeter
     from neuralbot.training.stream_steps import run_by_steps
     from neuralbot.training.trainer import MetricsCallback, ProgressCallback
 
@@ -275,6 +276,8 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
         early_stopping_patience=recipe.early_stopping_patience,
     )  # fmt: skip
     trainer.add_callback(MetricsCallback(trainer, folder.log, eval_ppl=recipe.finetuning.eval_ppl))
+    energy = EnergyMeter()
+    trainer.add_callback(energy)
     losses: dict[str, float] = {}
     if data.validation:
         losses["eval_loss_before"] = trainer.evaluate()["eval_loss"]
@@ -284,6 +287,7 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
             losses["train_loss"] = trainer.train().training_loss
     finally:
         _tell_what_reading_showed(data, folder, console)
+    folder.update_manifest(energy=energy.found())
     if data.validation:
         losses["eval_loss"] = trainer.evaluate()["eval_loss"]
     trainer.save_model(str(folder.path))
@@ -440,14 +444,16 @@ def _harness(before: HarnessResult | None, after: HarnessResult | None) -> dict[
     return {"lm_eval": {"before": before and before.scores, "after": after.scores, "versions": after.versions}}
 
 
-def _finish(folder: RunFolder, watch: Stopwatch) -> None:
-    from neuralbot.report.model_card import write_model_card
-    from neuralbot.report.plot import plot_loss
+def _finish(folder: RunFolder, watch: Stopwatch, console: Console) -> None:
+    """Mark the run as finished, then tell of it: what goes wrong there is said, and the run has ended well."""
+    from neuralbot.report.commands import write_all
 
-    plot_loss(folder.path)
+    folder.update_manifest(peak_memory_bytes=hardware.peak_memory_bytes())
+    folder.finish(watch.seconds)
+    for problem in write_all(folder.path):
+        _note(problem, folder, console)
     watch.lap("report")
     folder.finish(watch.seconds)
-    write_model_card(folder.path)
 
 
 def _metrics(trainer: Trainer, losses: dict[str, float], eval_ppl: bool) -> dict[str, float]:
