@@ -7,6 +7,7 @@ Everything is checked before the run folder is made, so a mistake leaves nothing
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import shutil
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from neuralbot import hardware
 from neuralbot import recipe as recipes
 from neuralbot.command import run as run_command
+from neuralbot.errors import RunFolderError
 from neuralbot.itrex import ENGINE_HELP, ENGINES
 from neuralbot.progress import progress
 from neuralbot.recipe import Recipe
@@ -110,8 +112,10 @@ def _command(arguments: argparse.Namespace) -> int:
     modeling.hide_loading_bars()
     if arguments.engine == "itrex":
         from neuralbot.itrex import engine
+        from neuralbot.report.commands import write_all
 
-        engine.finetune(recipe, console)
+        for problem in write_all(engine.finetune(recipe, console)):
+            console.print(f"note: {problem}", highlight=False, markup=False)
     else:
         run(recipe, console)
     return 0
@@ -450,10 +454,14 @@ def _finish(folder: RunFolder, watch: Stopwatch, console: Console) -> None:
 
     folder.update_manifest(peak_memory_bytes=hardware.peak_memory_bytes())
     folder.finish(watch.seconds)
-    for problem in write_all(folder.path):
-        _note(problem, folder, console)
+    problems = write_all(folder.path)
+    for problem in problems:
+        console.print(f"note: {problem}", highlight=False, markup=False)
     watch.lap("report")
-    folder.finish(watch.seconds)
+    with contextlib.suppress(RunFolderError):  # a full disk: it was said
+        for problem in problems:
+            folder.add_notice(problem)
+        folder.update_manifest(durations_s=watch.seconds)
 
 
 def _metrics(trainer: Trainer, losses: dict[str, float], eval_ppl: bool) -> dict[str, float]:
@@ -479,6 +487,7 @@ def _summary(result: FinetuneResult, shown: int, console: Console) -> None:
     from rich.markup import escape
 
     from neuralbot.evaluation.questions import spread
+    from neuralbot.report.page import PAGE
 
     total = sum(result.seconds.values())
     console.print(f"\n[bold]{result.run_dir}[/bold] is ready after {total:.0f} s", highlight=False)
@@ -492,7 +501,10 @@ def _summary(result: FinetuneResult, shown: int, console: Console) -> None:
     for sample in spread(result.after.samples if result.after else (), shown):
         console.print(f"\n[bold]question[/bold]  {escape(sample.prompt)}", highlight=False)
         console.print(f"[bold]answer[/bold]    {escape(sample.answer)}", highlight=False)
-    console.print(f"\nchat with it: [bold]{_chat_command(result.run_dir)}[/bold]", highlight=False, soft_wrap=True)
+    page = result.run_dir / PAGE
+    if page.exists():
+        console.print(f"\nthe run's report: [bold]{escape(str(page))}[/bold]", highlight=False, soft_wrap=True)
+    console.print(f"chat with it: [bold]{_chat_command(result.run_dir)}[/bold]", highlight=False, soft_wrap=True)
 
 
 def _before_and_after(metrics: dict[str, float], name: str) -> str:

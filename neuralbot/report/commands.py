@@ -9,13 +9,11 @@ from pathlib import Path
 from neuralbot.errors import NeuralbotError, UsageError
 from neuralbot.report.facts import Report, gather
 from neuralbot.report.model_card import write_model_card
-from neuralbot.report.page import html
+from neuralbot.report.page import PAGE, html
 from neuralbot.report.plot import plot_loss
 from neuralbot.report.run import Run, read
-from neuralbot.report.summary import markdown
+from neuralbot.report.summary import SUMMARY, markdown
 from neuralbot.training.records import write_text
-
-PAGE, SUMMARY = "report.html", "report.md"
 
 
 def main(argv: Sequence[str]) -> int:

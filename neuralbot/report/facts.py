@@ -87,13 +87,14 @@ def gather(run: Run) -> Report:
             script=_script(run),
         )
     except (AttributeError, DataError, KeyError, TypeError, ValueError) as error:
-        raise RunFolderError(f"the files of {run.name} are not what a run writes ({error!r}); expected them as they "
-                             "were written") from error  # fmt: skip
+        raise RunFolderError(
+            f"the files of {run.name} are not what a run writes ({error!r}); expected them as finetune left them"
+        ) from error
 
 
 def _lead(run: Run) -> str:
     manifest = run.manifest
-    how = words.METHODS.get(str(manifest.get("method")), "a model with all its weights tuned from")
+    how = words.made(manifest)
     base, task = words.base_name(manifest) or "a base model", manifest.get("task", "text")
     rows = manifest.get("data", {}).get("rows", {}).get("train")
     on = f" on {words.count(rows)} rows" if rows else ""

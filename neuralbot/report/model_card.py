@@ -13,6 +13,7 @@ from typing import Any
 
 from neuralbot.report import words
 from neuralbot.report.markdown import bullets, fenced, table
+from neuralbot.report.page import PAGE
 from neuralbot.report.plot import PLOT
 from neuralbot.training.records import read_json, read_jsonl, read_text, write_text
 from neuralbot.training.run_folder import MANIFEST, METRICS, RECIPE, RESULTS, SAMPLES
@@ -63,11 +64,13 @@ def _front_matter(run_dir: Path, manifest: Mapping[str, Any]) -> str:
 
 
 def _title(run_dir: Path, manifest: Mapping[str, Any]) -> str:
-    how = words.METHODS.get(str(manifest.get("method")), "a model with all its weights tuned from")
     base, task = words.base_name(manifest) or "a base model", manifest.get("task", "text")
     state = "" if manifest.get("finished") else "\n\n**This run did not finish;** what follows is what it had written."
     name = manifest.get("name") or run_dir.resolve().name
-    return f"# {name}\n\nThis is {how} `{base}`, finetuned by neuralbot for the task {task}.{state}"
+    more = f"\n\nCharts, answers and all figures of the run: [{PAGE}]({PAGE})." if (run_dir / PAGE).exists() else ""
+    return (
+        f"# {name}\n\nThis is {words.made(manifest)} `{base}`, finetuned by neuralbot for the task {task}.{state}{more}"
+    )
 
 
 def _scores(results: Mapping[str, Any]) -> str:

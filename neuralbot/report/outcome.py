@@ -104,9 +104,10 @@ def _scores(results: Record, main: str) -> list[Score]:
 
 def _score(name: str, sides: Sequence[Record]) -> Score:
     values = [one["scores"][name] if name in one.get("scores", {}) else None for one in sides]
-    intervals = [one.get("intervals", {}).get(name) for one in sides]
+    known = [one.get("intervals", {}).get(name) for one in sides]
+    intervals = [None if interval is None or None in interval else interval for interval in known]
     ends = [end for interval in intervals if interval for end in interval]
-    top = max(1.0, *(value for value in (*values, *ends) if value is not None))
+    top = max([1.0, *(value for value in (*values, *ends) if value is not None)])
     pairs = zip(values, intervals, strict=True)
     before, after = (None if value is None else _measured(name, value, interval, top) for value, interval in pairs)
     return Score(words.score_name(name), before, after)

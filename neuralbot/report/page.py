@@ -13,6 +13,7 @@ from neuralbot.report.facts import Report
 from neuralbot.report.markdown import shortened
 from neuralbot.report.run import Run
 
+PAGE = "report.html"
 _TEMPLATE = "page.html.jinja"
 
 

@@ -29,7 +29,8 @@ _VARIABLES = {
     _RATE: "soft",
 }  # fmt: skip
 _ON_PAGE = (4.9, 3.7)  # inches at 72 points: what a phone shows in its width, letters of 9 points legible
-_NOT_FOR_PAGES = r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->|font-family: [^;]*; "
+_NOT_FOR_PAGES = r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->|font-family: [^;\"]*"
+_MOST_POINTS = 1000  # a picture shows no more
 _SMOOTH_FROM = 40  # points from which on a running mean helps
 _APART = 0.08  # ends of lines closer than this share of the axis would write over each other
 
@@ -111,9 +112,7 @@ def _svg(figure: Figure | None) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "neuralbot"}):
         figure.savefig(out, format="svg", transparent=True)
     drawn = out.getvalue()
-    drawn = re.sub(
-        r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", drawn[drawn.index("<svg") :], flags=re.S
-    )
+    drawn = re.sub(_NOT_FOR_PAGES, "", drawn[drawn.index("<svg") :], flags=re.S)
     used = set(re.findall(r"#([\w.-]+)[\")]", drawn))
     drawn = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", drawn)
     for color, name in _VARIABLES.items():
@@ -122,9 +121,11 @@ def _svg(figure: Figure | None) -> str:
 
 
 def _points(records: Records, key: str, over: str = "step") -> Points:
-    """Steps (or times) and values; where a step was logged twice, the last one counts."""
+    """Steps (or times) and values; where a step was logged twice, the last one counts. Of very many, some."""
     found = {record[over]: record[key] for record in records if record.get(key) is not None and over in record}
-    return sorted((float(step), float(value)) for step, value in found.items())
+    points = sorted((float(step), float(value)) for step, value in found.items())
+    every = -(-len(points) // _MOST_POINTS) or 1
+    return points[::every] + (points[-1:] if (len(points) - 1) % every else [])
 
 
 def _draw_losses(axes: Axes, train: Points, held_out: Points) -> None:

@@ -9,6 +9,8 @@ from neuralbot.report.facts import Bar, Facts, Report
 from neuralbot.report.markdown import bullets, fenced, inline, table
 from neuralbot.report.outcome import Measured
 
+SUMMARY = "report.md"
+
 
 def markdown(report: Report) -> str:
     """The text; the same bytes for the same files."""

@@ -12,7 +12,8 @@ from typing import Any
 
 from neuralbot.textstream import NO_CONTROLS
 
-METHODS = {
+_METHODS = {
+    "full": "a model with all its weights tuned from",
     "lora": "a LoRA adapter for",
     "ptun": "a prompt, learned by p-tuning, for",
     "prompt": "a prompt, learned by prompt tuning, for",
@@ -114,6 +115,11 @@ def base_name(manifest: Mapping[str, Any]) -> str | None:
 
 def base(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
     return manifest.get("base_model") or {}
+
+
+def made(manifest: Mapping[str, Any]) -> str:
+    """What a run made of its base: "a LoRA adapter for"."""
+    return _METHODS.get(str(manifest.get("method")), "a model tuned from")
 
 
 def machine(manifest: Mapping[str, Any]) -> str:
