@@ -26,7 +26,7 @@ class EnergyMeter(TrainerCallback):  # type: ignore[misc]
         self._last: dict[Path, int] = {}
         self._joules = 0.0
         self._next = 0.0
-        self._why = "" if self._zones else f"there is no RAPL counter in {powercap}"
+        self._why = "" if self._zones else "the kernel shows no RAPL counters"
 
     def found(self) -> dict[str, Any]:
         """{joules, counters}; or joules None and `why`."""

@@ -262,7 +262,13 @@ def barely_begun(run: Path) -> None:
 
 def infinite(run: Path) -> None:
     """Perplexities that overflow are null in the files."""
-    worst = {"scores": {"loss": 900.0, "perplexity": None}, "interval": [1, 999], "n": 60, "notices": [], "drawn": None}
+    worst = {
+        "scores": {"loss": 900.0, "perplexity": 700.5, "spare": None},
+        "interval": [1, 999],
+        "n": 60,
+        "notices": [],
+        "drawn": None,
+    }
     worst |= {"intervals": {"loss": [1, 999], "perplexity": [2.0, None]}}
     results = {"metric": "loss", "main_score": "loss", "before": worst, "after": worst, "metrics": {"perplexity": None}}
     (run / "results.json").write_text(json.dumps(results))
