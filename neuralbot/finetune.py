@@ -112,7 +112,7 @@ def _command(arguments: argparse.Namespace) -> int:
     modeling.hide_loading_bars()
     if arguments.engine == "itrex":
         from neuralbot.itrex import engine
-        from neuralbot.report.commands import write_all
+        from neuralbot.report.files import write_all
 
         for problem in write_all(engine.finetune(recipe, console)):
             console.print(f"note: {problem}", highlight=False, markup=False)
@@ -450,7 +450,7 @@ def _harness(before: HarnessResult | None, after: HarnessResult | None) -> dict[
 
 def _finish(folder: RunFolder, watch: Stopwatch, console: Console) -> None:
     """Mark the run as finished, then tell of it: what goes wrong there is said, and the run has ended well."""
-    from neuralbot.report.commands import write_all
+    from neuralbot.report.files import write_all
 
     folder.update_manifest(peak_memory_bytes=hardware.peak_memory_bytes())
     folder.finish(watch.seconds)

@@ -16,7 +16,7 @@ import torch
 
 from neuralbot import MixedPrecisionConfig, PipelineConfig, build_chatbot, finetune, recipe
 from neuralbot.modeling import load_for_chat
-from neuralbot.report import commands as report
+from neuralbot.report import files as report
 
 DATA = Path(__file__).parents[1] / "data"
 

@@ -8,7 +8,7 @@
     model_card  README.md, as model hubs read it
     plot        the charts
     words       names and numbers for people; markdown: its syntax
-    commands    `neuralbot report`
+    files       all of them written; commands: `neuralbot report`
 
 Nothing is measured or loaded here. What a page needs to know, the run has to write.
 """

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from neuralbot.evaluation.compare import Change, Comparison, compare
+from neuralbot.evaluation.metrics import LOWER_IS_BETTER
 from neuralbot.evaluation.questions import spread
 from neuralbot.evaluation.results import side
 from neuralbot.report import words
@@ -87,7 +88,9 @@ def outcome(run: Run) -> Outcome:
         about=_about(results, found) if found else "",
         verdict=_verdict(compared) if compared else "",
         counts=_counts(compared) if compared else "",
-        samples=_changed(compared) if compared else _answered(run.samples, str(main)),
+        samples=(*_changed(compared), *_no_better(run.samples, str(main)))
+        if compared
+        else _answered("At even distances", run.samples, str(main)),
         harness=tuple(_harness(results.get("lm_eval") or {})),
         notices=tuple((found or {}).get("notices", ())),
     )
@@ -195,13 +198,22 @@ def _sample(change: Change, score: str) -> Sample:
     return Sample(change.prompt, change.expected, before, after)
 
 
-def _answered(samples: Sequence[Record], main: str) -> tuple[Samples, ...]:
-    """Without two sides to compare: the answers that there are."""
+def _no_better(samples: Sequence[Record], main: str) -> tuple[Samples, ...]:
+    """Answers that are as wrong as before."""
+    if main in LOWER_IS_BETTER:
+        return ()
+    both = (row for row in samples if row["before"] and row["after"])
+    return _answered(
+        "No better", [row for row in both if row["before"]["correct"] == row["after"]["correct"] < 1], main
+    )
+
+
+def _answered(kind: str, samples: Sequence[Record], main: str) -> tuple[Samples, ...]:
     shown = tuple(
         Sample(row["prompt"], row["expected"], *(_answer(row.get(when), main) for when in _TIMES))
         for row in spread(samples, _SHOWN)
     )
-    return (Samples("At even distances", len(samples), shown),) if shown else ()
+    return (Samples(kind, len(samples), shown),) if shown else ()
 
 
 def _answer(found: Mapping[str, Any] | None, main: str) -> Answer | None:

@@ -48,6 +48,13 @@ def test_a_picture_is_drawn(tmp_path: Path, records: list[dict[str, object]], re
     assert not [warning for warning in recwarn if "matplotlib" in warning.filename]
 
 
+def test_a_folder_may_be_named_like_a_formula(tmp_path: Path) -> None:
+    folder = tmp_path / "$\\frac{$ a_b^"
+    folder.mkdir()
+    write_metrics(folder, a_run(5, 5))
+    assert plot_loss(folder) == folder / "loss.png"
+
+
 def test_with_less_than_two_losses_there_is_nothing_to_draw(tmp_path: Path) -> None:
     write_metrics(tmp_path, [{"step": 1, "loss": 2.0}, {"step": 2, "loss": None}, {"epoch": 1.0, "train_runtime": 3.0}])
     assert plot_loss(tmp_path) is None

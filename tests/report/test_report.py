@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from neuralbot import cli
+from neuralbot import cli, finetune
 from neuralbot.errors import RunFolderError, UsageError
 from neuralbot.evaluation.compare import compare
 from neuralbot.evaluation.results import side
 from neuralbot.report import plot, words
-from neuralbot.report.commands import write, write_all
+from neuralbot.report.files import write, write_all
 from neuralbot.training import run_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -160,8 +161,8 @@ def test_hostile_texts_are_shown_as_they_are(run_dir: Path) -> None:
     shown = page(run_dir)
     said = " ".join(HOSTILE.replace("\x1b", "\ufffd").split())
     texts = [text for text in shown.texts if said in text]
-    # a notice, five rows that were skipped, and the questions and answers of five samples
-    assert len(texts) >= 1 + 5 + 2 * 5
+    # a notice, five rows that were skipped, and the questions and answers of nine samples
+    assert len(texts) >= 1 + 5 + 2 * 9
     whole = (run_dir / "report.html").read_text(encoding="utf-8")
     assert "\x1b" not in whole and "<script" not in whole and "&amp;amp;" in whole
     assert "<script" not in (run_dir / "report.md").read_text(encoding="utf-8")
@@ -206,9 +207,9 @@ def test_the_paired_test_is_that_of_eval_compare(run_dir: Path) -> None:
 
 def test_answers_that_changed_are_shown_of_both_kinds(run_dir: Path) -> None:
     texts = page(run_dir).texts
-    assert {"Better: 3 of 50 answers", "Worse: 3 of 5 answers"} <= set(texts)
+    assert {"Better: 3 of 50 answers", "Worse: 3 of 5 answers", "No better: 3 of 5 answers"} <= set(texts)
     questions = [text.split("?")[0] for text in texts if text.startswith("Question ") and "?" in text]
-    assert questions == [f"Question {number}" for number in (0, 16, 33, 55, 56, 58)]
+    assert questions == [f"Question {number}" for number in (0, 16, 33, 55, 56, 58, 50, 51, 53)]
 
 
 def test_the_same_files_give_the_same_bytes_in_any_process(run_dir: Path, tmp_path: Path) -> None:
@@ -307,6 +308,15 @@ def test_charts_leave_their_colours_and_letters_to_the_page() -> None:
     assert plot.loss_svg(METRICS[:1]) == plot.use_svg(METRICS[:1]) == ""
 
 
+def test_the_shipped_page_is_small_closed_and_tells_of_no_machine_but_its_kind() -> None:
+    path = ROOT / "docs" / "alpaca-report.html"
+    shown = Page(path.read_text(encoding="utf-8"))
+    assert path.stat().st_size < 300_000
+    assert {"exact match", "How it learned", "Answers", "Time and machine"} <= set(shown.texts)
+    assert [text for text in shown.texts if words.without_folders(text) != text] == []
+    assert not any("uncommitted" in text or "did not finish" in text for text in shown.texts)
+
+
 # --- the command ---
 
 
@@ -349,6 +359,22 @@ def test_what_cannot_be_written_is_said_and_the_rest_is_written(run_dir: Path) -
     (problem,) = write_all(run_dir)
     assert problem.startswith("the report could not be made: cannot write") and "later: neuralbot report" in problem
     assert (run_dir / "README.md").is_file() and (run_dir / "loss.png").is_file()
+
+
+def test_a_report_that_cannot_be_written_loses_no_run(tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "run"
+    with run_folder.create(path, recipe_text=RECIPE, manifest=MANIFEST) as folder:
+        folder.log(METRICS[1])
+        (path / "report.html").mkdir()
+        watch = finetune.Stopwatch()
+        watch.lap("train")
+        finetune._finish(folder, watch, Console(soft_wrap=True))
+    manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    said = manifest["notices"][-1]
+    assert said.startswith("the report could not be made: cannot write")
+    assert manifest["finished"] is True and set(manifest["durations_s"]) == {"train", "report"}
+    assert capsys.readouterr().out == f"note: {said}\n"
+    assert (path / "README.md").is_file()
 
 
 def test_the_model_card_points_at_the_page(run_dir: Path) -> None:
