@@ -67,7 +67,7 @@ def use_svg(records: Records) -> str:
     panels = [panel for panel in drawn if len(panel[1]) > 1]
     if not panels:
         return ""
-    figure = _figure(_ON_PAGE)
+    figure = _figure(_ON_PAGE, top=0.25, right=0.15)
     several = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (name, points, color) in zip(several, panels, strict=True):
         _draw_area(axes, points, name, color)
@@ -81,7 +81,7 @@ def _losses(records: Records, size: tuple[float, float], title: str) -> Figure |
     train, held_out, rate = (_points(records, key) for key in ("loss", "eval_loss", "learning_rate"))
     if len(train) + len(held_out) < 2:
         return None
-    figure = _figure(size)
+    figure = _figure(size, top=0.45 if title else 0.1, right=1.45)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1)) if rate else (figure.subplots(), None)
     _draw_losses(upper, train, held_out)
     if title:
@@ -93,12 +93,15 @@ def _losses(records: Records, size: tuple[float, float], title: str) -> Figure |
     return figure
 
 
-def _figure(size: tuple[float, float]) -> Figure:
+def _figure(size: tuple[float, float], top: float, right: float) -> Figure:
+    """size, and the room above and to the right of the axes: in inches. Set here, as finding it draws all twice."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, dpi=160, facecolor="white", layout="constrained")
+    figure = Figure(figsize=size, dpi=160, facecolor="white")
     FigureCanvasAgg(figure)
+    width, height = size
+    figure.subplots_adjust(0.55 / width, 0.48 / height, 1 - right / width, 1 - top / height, hspace=0.25)
     return figure
 
 
