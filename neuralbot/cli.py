@@ -24,6 +24,7 @@ FORWARDED: dict[str, tuple[str, str]] = {
     "eval": ("neuralbot.eval_commands", "score a model: neuralbot eval RUN --data FILE, eval compare A B"),
     "chat": ("neuralbot.terminal", "chat with a tuned model: neuralbot chat RUN"),
     "itrex": ("neuralbot.itrex.commands", "the archived package itself, as an engine: neuralbot itrex setup"),
+    "report": ("neuralbot.report.commands", "make the report of a run again: neuralbot report RUN"),
     "data": ("neuralbot.data_commands", "look at rows before training: neuralbot data preview RECIPE, data check FILE"),
     "migrate": ("neuralbot.migrate", "print what moves a script of ITREX to neuralbot: neuralbot migrate SCRIPT"),
 }

@@ -293,6 +293,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _side(path: Path, which: str | None = None) -> list[dict[str, Any]]:
     """The questions of one side with its answers: those after tuning where there are any, if `which` does not say."""
+    from neuralbot.evaluation.results import side
     from neuralbot.training.records import read_jsonl
     from neuralbot.training.run_folder import SAMPLES
 
@@ -301,14 +302,8 @@ def _side(path: Path, which: str | None = None) -> list[dict[str, Any]]:
         raise DataError(
             f"there is no file {file}; expected a folder that neuralbot eval or finetune wrote, or its {SAMPLES}"
         )
-    rows = read_jsonl(file)
     try:
-        kept = [(row, row[which] if which else row["after"] or row["before"]) for row in rows]
-        found = [
-            {"prompt": row["prompt"], "expected": row["expected"], "row": row.get("row", place)} | answer
-            for place, (row, answer) in enumerate(kept)
-            if answer is not None
-        ]
+        found = side(read_jsonl(file), which)
     except (KeyError, TypeError) as error:
         raise DataError(f"{file} is not what neuralbot writes ({error!r}); expected its {SAMPLES}") from None
     if not found:

@@ -7,6 +7,7 @@ Everything is checked before the run folder is made, so a mistake leaves nothing
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import shutil
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from neuralbot import hardware
 from neuralbot import recipe as recipes
 from neuralbot.command import run as run_command
+from neuralbot.errors import RunFolderError
 from neuralbot.itrex import ENGINE_HELP, ENGINES
 from neuralbot.progress import progress
 from neuralbot.recipe import Recipe
@@ -110,8 +112,10 @@ def _command(arguments: argparse.Namespace) -> int:
     modeling.hide_loading_bars()
     if arguments.engine == "itrex":
         from neuralbot.itrex import engine
+        from neuralbot.report.files import write_all
 
-        engine.finetune(recipe, console)
+        for problem in write_all(engine.finetune(recipe, console)):
+            console.print(f"note: {problem}", highlight=False, markup=False)
     else:
         run(recipe, console)
     return 0
@@ -153,7 +157,7 @@ def run(recipe: Recipe, console: Console | None = None) -> FinetuneResult:
         watch.lap("evaluate_after")
         metrics = _metrics(trainer, losses, recipe.finetuning.eval_ppl)
         _write_results(folder, before, after, {"metrics": metrics} | _harness(lm_before, lm_after), prepared)
-        _finish(folder, watch)
+        _finish(folder, watch, console)
     result = FinetuneResult(folder.path, before, after, metrics, watch.seconds)
     _summary(result, recipe.evaluation.show_samples, console)
     return result
@@ -256,6 +260,7 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
     from neuralbot import modeling
     from neuralbot.training import adapter
     from neuralbot.training.build import build_trainer
+    from neuralbot.training.energy import EnergyMeter
     from neuralbot.training.stream_steps import run_by_steps
     from neuralbot.training.trainer import MetricsCallback, ProgressCallback
 
@@ -275,6 +280,8 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
         early_stopping_patience=recipe.early_stopping_patience,
     )  # fmt: skip
     trainer.add_callback(MetricsCallback(trainer, folder.log, eval_ppl=recipe.finetuning.eval_ppl))
+    energy = EnergyMeter()
+    trainer.add_callback(energy)
     losses: dict[str, float] = {}
     if data.validation:
         losses["eval_loss_before"] = trainer.evaluate()["eval_loss"]
@@ -284,6 +291,7 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
             losses["train_loss"] = trainer.train().training_loss
     finally:
         _tell_what_reading_showed(data, folder, console)
+    folder.update_manifest(energy=energy.found())
     if data.validation:
         losses["eval_loss"] = trainer.evaluate()["eval_loss"]
     trainer.save_model(str(folder.path))
@@ -440,14 +448,20 @@ def _harness(before: HarnessResult | None, after: HarnessResult | None) -> dict[
     return {"lm_eval": {"before": before and before.scores, "after": after.scores, "versions": after.versions}}
 
 
-def _finish(folder: RunFolder, watch: Stopwatch) -> None:
-    from neuralbot.training.model_card import write_model_card
-    from neuralbot.training.plot import plot_loss
+def _finish(folder: RunFolder, watch: Stopwatch, console: Console) -> None:
+    """Mark the run as finished, then tell of it: what goes wrong there is said, and the run has ended well."""
+    from neuralbot.report.files import write_all
 
-    plot_loss(folder.path)
-    watch.lap("report")
+    folder.update_manifest(peak_memory_bytes=hardware.peak_memory_bytes())
     folder.finish(watch.seconds)
-    write_model_card(folder.path)
+    problems = write_all(folder.path)
+    for problem in problems:
+        console.print(f"note: {problem}", highlight=False, markup=False)
+    watch.lap("report")
+    with contextlib.suppress(RunFolderError):  # a full disk: it was said
+        for problem in problems:
+            folder.add_notice(problem)
+        folder.update_manifest(durations_s=watch.seconds)
 
 
 def _metrics(trainer: Trainer, losses: dict[str, float], eval_ppl: bool) -> dict[str, float]:
@@ -473,6 +487,7 @@ def _summary(result: FinetuneResult, shown: int, console: Console) -> None:
     from rich.markup import escape
 
     from neuralbot.evaluation.questions import spread
+    from neuralbot.report.page import PAGE
 
     total = sum(result.seconds.values())
     console.print(f"\n[bold]{result.run_dir}[/bold] is ready after {total:.0f} s", highlight=False)
@@ -486,7 +501,10 @@ def _summary(result: FinetuneResult, shown: int, console: Console) -> None:
     for sample in spread(result.after.samples if result.after else (), shown):
         console.print(f"\n[bold]question[/bold]  {escape(sample.prompt)}", highlight=False)
         console.print(f"[bold]answer[/bold]    {escape(sample.answer)}", highlight=False)
-    console.print(f"\nchat with it: [bold]{_chat_command(result.run_dir)}[/bold]", highlight=False, soft_wrap=True)
+    page = result.run_dir / PAGE
+    if page.exists():
+        console.print(f"\nthe run's report: [bold]{escape(str(page))}[/bold]", highlight=False, soft_wrap=True)
+    console.print(f"chat with it: [bold]{_chat_command(result.run_dir)}[/bold]", highlight=False, soft_wrap=True)
 
 
 def _before_and_after(metrics: dict[str, float], name: str) -> str:

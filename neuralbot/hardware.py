@@ -83,6 +83,13 @@ def usable_cpus() -> int:
     return allowed
 
 
+def peak_memory_bytes() -> int | None:
+    """The most memory that this process has held at once; None where the kernel does not tell."""
+    # Not ru_maxrss: that begins with what the process that started this one held.
+    lines = (line.split() for line in _read("/proc/self/status").splitlines())
+    return next((int(words[1]) * 1024 for words in lines if words and words[0] == "VmHWM:"), None)
+
+
 @dataclass(frozen=True)
 class Plan:
     """How this recipe runs on this machine, and why."""

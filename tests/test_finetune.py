@@ -16,6 +16,7 @@ import torch
 
 from neuralbot import MixedPrecisionConfig, PipelineConfig, build_chatbot, finetune, recipe
 from neuralbot.modeling import load_for_chat
+from neuralbot.report import files as report
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -52,7 +53,8 @@ def test_run_folder_is_complete(lora_run: finetune.FinetuneResult) -> None:
     names = {path.name for path in lora_run.run_dir.iterdir()}
     expected = {
         "recipe.yaml", "manifest.json", "metrics.jsonl", "results.json", "samples.jsonl", "serving.json", "loss.png",
-        "README.md", "adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "chat_template.jinja",
+        "README.md", "report.html", "report.md",
+        "adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "chat_template.jinja",
     }  # fmt: skip
     assert expected <= names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
@@ -76,6 +78,17 @@ def test_manifest_says_what_was_trained_on_what(lora_run: finetune.FinetuneResul
     assert manifest["data"]["tokens"]["targets"] < manifest["data"]["tokens"]["train"]
     assert set(manifest["versions"]) >= {"torch", "transformers", "peft"}
     assert manifest["hardware"]["physical_cores"] >= 1
+
+
+def test_the_run_folder_holds_its_report_and_what_it_is_made_of(lora_run: finetune.FinetuneResult) -> None:
+    manifest, page = manifest_of(lora_run), lora_run.run_dir / "report.html"
+    assert sum(manifest["data"]["lengths"]["counts"]) == 64
+    assert manifest["peak_memory_bytes"] > 2**27
+    assert {"joules"} <= set(manifest["energy"]) and "report" in manifest["durations_s"]
+    first = [page.read_bytes(), page.with_suffix(".md").read_bytes()]
+    assert str(lora_run.run_dir.parent).encode() not in b"".join(first)
+    report.write(lora_run.run_dir)
+    assert [page.read_bytes(), page.with_suffix(".md").read_bytes()] == first
 
 
 def test_plain_peft_loads_the_adapter(lora_run: finetune.FinetuneResult, base: Path) -> None:

@@ -6,11 +6,12 @@ Does not: read files (`splits`), train.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from neuralbot.data import checks
+from neuralbot.data.preview import lengths
 from neuralbot.data.splits import Splits, Stream
 from neuralbot.data.streaming import StreamedRows
 from neuralbot.data.token_cache import tokenize_or_recall
@@ -71,10 +72,17 @@ class TrainingData:
         return [notice for notice in found if notice not in self.notices]
 
     def manifest(self) -> dict[str, Any]:
-        """Fingerprint, rows and tokens; what is not known of a stream is left out."""
+        """Fingerprint, rows, tokens, and the lengths of the rows as they are trained on (of a stream: the first ones).
+
+        What is not known of a stream is left out.
+        """
         splits, rows = self.splits, self.train.rows
         counts = {"validation": len(splits.validation), "test": len(splits.test)}
-        known: dict[str, Any] = {"fingerprint": splits.fingerprint, "skipped_rows": len(splits.bad.found)}
+        known: dict[str, Any] = {
+            "fingerprint": splits.fingerprint,
+            "skipped_rows": len(splits.bad.found),
+            "lengths": asdict(lengths(rows.lengths())),
+        }
         if isinstance(splits.train, Stream):
             used = splits.train.used
             counts |= {"train": sum(used.values())} if used else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -94,6 +95,20 @@ def sample_rows(before: Evaluation | None, after: Evaluation | None) -> list[dic
             }
         )
     return rows
+
+
+def side(rows: Iterable[Mapping[str, Any]], which: str | None = None) -> list[dict[str, Any]]:
+    """The questions of such lines with the answers of one side, as `compare` reads them; those without are left out.
+
+    which: "before" or "after"; None: after tuning where there is an answer, else before.
+    Raises KeyError or TypeError for lines that are none.
+    """
+    kept = [(row, row[which] if which else row["after"] or row["before"]) for row in rows]
+    return [
+        {"prompt": row["prompt"], "expected": row["expected"], "row": row.get("row", place)} | answer
+        for place, (row, answer) in enumerate(kept)
+        if answer is not None
+    ]
 
 
 def _answer_of(sample: Sample | None) -> dict[str, Any] | None:

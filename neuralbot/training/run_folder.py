@@ -6,13 +6,13 @@
     rejects.jsonl   rows that were skipped, if any, with what is wrong with them
 
 manifest.json: `neuralbot`, `commit`, `commit_dirty`, `versions`, `started`, `ended`, `finished`, `error` and
-`durations_s` are written here. The caller adds what it knows; the model card and the benchmark table read `name`,
-`task`, `method` ("full", or what finetuning.peft says), `base_model` {name, license, parameters, weights_sha256},
+`durations_s` are written here. The caller adds what it knows; reports and the benchmark table read `name`, `task`,
+`method` ("full", or what finetuning.peft says), `base_bits`, `base_model` {name, license, parameters, weights_sha256},
 `trainable_parameters`, `prompt_style`, `data` {fingerprint, rows {train, validation, test}, tokens {train, targets},
-skipped_rows, sources, streamed}, `hardware`, `plan` {dtype, threads, device}, `seed`, `notices`. A key that is missing
-is left out there.
+lengths, skipped_rows, sources, streamed}, `hardware`, `plan` {dtype, threads, device}, `kernels`, `kernels_reason`,
+`energy` {joules, counters, why}, `peak_memory_bytes`, `seed`, `notices`. A key that is missing is left out there.
 
-Not done here: the model's own files, the plot, the model card; how files are written safely (`records`).
+Not done here: the model's own files, what is told of a run (`report`); how files are written safely (`records`).
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from neuralbot.errors import RunFolderError
+from neuralbot.report.model_card import model_card, write_model_card
 from neuralbot.training import run_folder
-from neuralbot.training.model_card import model_card, write_model_card
 
 MANIFEST: dict[str, Any] = {
     "name": "alpaca",

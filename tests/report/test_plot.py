@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from neuralbot.errors import RunFolderError
-from neuralbot.training import plot
-from neuralbot.training.plot import plot_loss
+from neuralbot.report import plot
+from neuralbot.report.plot import plot_loss
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -48,6 +48,13 @@ def test_a_picture_is_drawn(tmp_path: Path, records: list[dict[str, object]], re
     assert not [warning for warning in recwarn if "matplotlib" in warning.filename]
 
 
+def test_a_folder_may_be_named_like_a_formula(tmp_path: Path) -> None:
+    folder = tmp_path / "$\\frac{$ a_b^"
+    folder.mkdir()
+    write_metrics(folder, a_run(5, 5))
+    assert plot_loss(folder) == folder / "loss.png"
+
+
 def test_with_less_than_two_losses_there_is_nothing_to_draw(tmp_path: Path) -> None:
     write_metrics(tmp_path, [{"step": 1, "loss": 2.0}, {"step": 2, "loss": None}, {"epoch": 1.0, "train_runtime": 3.0}])
     assert plot_loss(tmp_path) is None
@@ -72,7 +79,7 @@ def test_the_mean_line_keeps_a_straight_line_straight() -> None:
 def test_matplotlib_is_imported_when_drawing_only_and_pyplot_never(tmp_path: Path) -> None:
     write_metrics(tmp_path, a_run(5, 5))
     program = (
-        "import sys\nfrom pathlib import Path\nfrom neuralbot.training.plot import plot_loss\n"
+        "import sys\nfrom pathlib import Path\nfrom neuralbot.report.plot import plot_loss\n"
         "assert 'matplotlib' not in sys.modules and 'torch' not in sys.modules\n"
         f"plot_loss(Path({str(tmp_path)!r}))\n"
         "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules"
