@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +22,7 @@ from neuralbot import hardware
 from neuralbot import recipe as recipes
 from neuralbot.command import run as run_command
 from neuralbot.itrex import ENGINE_HELP, ENGINES
-from neuralbot.progress import progress
+from neuralbot.progress import LONG_S, progress
 from neuralbot.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -181,9 +181,10 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
     tokenizer, style = rendering.tokenizer, rendering.style
     splits = data_splits.load_splits(data, task, do_eval=recipe.evaluates, token=model_args.token)
     _require_sandbox(recipe, splits.test)
+    show = partial(progress, console, after_s=LONG_S)
     length = modeling.row_limit(model_args, data.max_seq_length, recipe.finetuning.virtual_tokens)
-    rows = tokenize_splits(splits, tokenizer, length, recipe.finetuning.train_on_inputs, data, _teller(console))
-    model = load_model(model_args, recipe.finetuning, plan.torch_dtype())
+    rows = tokenize_splits(splits, tokenizer, length, recipe.finetuning.train_on_inputs, data, _teller(console), show)
+    model = load_model(model_args, recipe.finetuning, plan.torch_dtype(), show)
     vocabulary.make_room(model, rendering.new_tokens)
     if plan.device == "cpu" and rows.mean_length <= SHORT_ROW:
         model.set_attn_implementation("eager")
@@ -274,22 +275,35 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
         pad_to=recipe.data.max_seq_length if recipe.data.pad_to_max_length else None,
         early_stopping_patience=recipe.early_stopping_patience,
     )  # fmt: skip
-    trainer.add_callback(MetricsCallback(trainer, folder.log, eval_ppl=recipe.finetuning.eval_ppl))
+    trainer.add_callback(MetricsCallback(folder.log, eval_ppl=recipe.finetuning.eval_ppl))
     losses: dict[str, float] = {}
     if data.validation:
-        losses["eval_loss_before"] = trainer.evaluate()["eval_loss"]
+        losses["eval_loss_before"] = _held_out_loss(trainer, "before tuning", console)
     try:
         with progress(console, "training") as report:
-            trainer.add_callback(ProgressCallback(report))
+            shown = ProgressCallback(trainer, report)
+            trainer.add_callback(shown)
             losses["train_loss"] = trainer.train().training_loss
+            trainer.remove_callback(shown)
     finally:
         _tell_what_reading_showed(data, folder, console)
     if data.validation:
-        losses["eval_loss"] = trainer.evaluate()["eval_loss"]
+        losses["eval_loss"] = _held_out_loss(trainer, "after tuning", console)
     trainer.save_model(str(folder.path))
     if recipe.model.config_name and not recipe.finetuning.full_finetune:
         modeling.keep_config(recipe.model, folder.path)
     return trainer, losses
+
+
+def _held_out_loss(trainer: Trainer, when: str, console: Console) -> float:
+    from neuralbot.training.trainer import EvaluationProgress
+
+    with progress(console, f"held-out loss {when}", after_s=LONG_S) as report:
+        shown = EvaluationProgress(report)
+        trainer.add_callback(shown)
+        loss: float = trainer.evaluate()["eval_loss"]
+        trainer.remove_callback(shown)
+    return loss
 
 
 def _counted(data: TrainingData, console: Console) -> int:
