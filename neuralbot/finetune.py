@@ -144,6 +144,7 @@ def run(recipe: Recipe, console: Console | None = None) -> FinetuneResult:
     with folder:
         folder.write_rejects(map(asdict, prepared.data.splits.bad.found))
         before, lm_before = None, None
+        folder.enter("evaluating before tuning")
         if recipe.evaluation.before_tuning:
             before, lm_before = _scores(prepared, lambda: prepared.model, "before tuning", console)
             watch.lap("evaluate_before")
@@ -257,6 +258,7 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
     from neuralbot import modeling
     from neuralbot.training import adapter
     from neuralbot.training.build import build_trainer
+    from neuralbot.training.run_folder import TRAINING
     from neuralbot.training.stream_steps import run_by_steps
     from neuralbot.training.trainer import MetricsCallback, ProgressCallback
 
@@ -275,7 +277,9 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
         pad_to=recipe.data.max_seq_length if recipe.data.pad_to_max_length else None,
         early_stopping_patience=recipe.early_stopping_patience,
     )  # fmt: skip
-    trainer.add_callback(MetricsCallback(folder.log, eval_ppl=recipe.finetuning.eval_ppl))
+    trainer.add_callback(
+        MetricsCallback(folder.log, eval_ppl=recipe.finetuning.eval_ppl, begin=partial(folder.enter, TRAINING))
+    )
     losses: dict[str, float] = {}
     if data.validation:
         losses["eval_loss_before"] = _held_out_loss(trainer, "before tuning", console)
@@ -285,6 +289,7 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
             trainer.add_callback(shown)
             losses["train_loss"] = trainer.train().training_loss
             trainer.remove_callback(shown)
+        folder.enter("evaluating after tuning")
     finally:
         _tell_what_reading_showed(data, folder, console)
     if data.validation:

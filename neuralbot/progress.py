@@ -53,14 +53,23 @@ class Pace:
     def __init__(self) -> None:
         self._points: deque[tuple[int, float]] = deque()
 
-    def left(self, done: int, total: int, at: float) -> float | None:
-        """Seconds from `at`, when `done` units of `total` were done; None until two reports were made."""
-        if not self._points or done - self._points[-1][0] >= max(1, total // 1000):
+    def add(self, done: int, at: float) -> None:
+        """At second `at`, `done` units were done."""
+        if self._points and self._points[-1][0] == done:  # a pause
+            self._points[-1] = done, at
+        else:
             self._points.append((done, at))
         while len(self._points) > 2 and self._points[1][0] <= done / 2:
             self._points.popleft()
-        first, start = self._points[0]
-        return (at - start) / (done - first) * (total - done) if done > first else None
+        if len(self._points) > 2000:
+            self._points = deque(list(self._points)[::2])
+
+    def left(self, total: int) -> float | None:
+        """Seconds from the last time on, until `total` units are done; None until two numbers of units were told."""
+        if len(self._points) < 2:
+            return None
+        (first, start), (done, at) = self._points[0], self._points[-1]
+        return (at - start) / (done - first) * (total - done)
 
 
 class Speed:
@@ -140,7 +149,8 @@ def _bar(console: Console, title: str, after_s: float) -> Iterator[Report]:
 
     def report(done: int, total: int, note: str = "") -> None:
         now = time.monotonic()
-        left = pace.left(done, total, now)
+        pace.add(done, now)
+        left = pace.left(total)
         end = now + left if left is not None and done < total else None
         live.update(task, completed=done, total=total, note=note, end=end)
         if now - start >= after_s:
@@ -166,7 +176,8 @@ def _lines(console: Console, title: str, after_s: float) -> Iterator[Report]:
     def report(done: int, total: int, note: str = "") -> None:
         nonlocal last, waiting
         now = time.monotonic()
-        left = pace.left(done, total, now)
+        pace.add(done, now)
+        left = pace.left(total)
         facts = f"{done}/{total}", f"{span(left)} left" if left is not None else "", note
         waiting = f"{title}: {', '.join(filter(None, facts))}"
         if done and now - last >= max(LINE_EVERY_S, after_s):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,16 +129,22 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]  # the library is not
 class MetricsCallback(TrainerCallback):  # type: ignore[misc]
     """Hands every logged value on as one flat record: step, time_s, and what the Trainer logged.
 
-    eval_ppl: the perplexity beside each held-out loss.
+    eval_ppl: the perplexity beside each held-out loss. begin: called once training begins, with the number of `steps`
+    and `logging_steps`, after how many of them values are logged (None: not by steps).
     """
 
-    def __init__(self, write: Any, *, eval_ppl: bool = False) -> None:
+    def __init__(
+        self, write: Any, *, eval_ppl: bool = False, begin: Callable[..., None] = lambda steps, logging_steps: None
+    ) -> None:
         self.write = write
+        self.begin = begin
         self.eval_ppl = eval_ppl
         self.start = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.start = time.monotonic()
+        every = state.logging_steps if args.logging_strategy == "steps" else None
+        self.begin(steps=state.max_steps, logging_steps=every)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         elapsed = time.monotonic() - self.start
