@@ -52,23 +52,21 @@ class Pace:
 
     def __init__(self) -> None:
         self._points: deque[tuple[int, float]] = deque()
+        self._last = 0, 0.0
 
     def add(self, done: int, at: float) -> None:
         """At second `at`, `done` units were done."""
-        if self._points and self._points[-1][0] == done:  # a pause
-            self._points[-1] = done, at
-        else:
+        self._last = done, at
+        if not self._points or done - self._points[-1][0] > done // 1000:  # so there are never many
             self._points.append((done, at))
         while len(self._points) > 2 and self._points[1][0] <= done / 2:
             self._points.popleft()
-        if len(self._points) > 2000:
-            self._points = deque(list(self._points)[::2])
 
     def left(self, total: int) -> float | None:
         """Seconds from the last time on, until `total` units are done; None until two numbers of units were told."""
         if len(self._points) < 2:
             return None
-        (first, start), (done, at) = self._points[0], self._points[-1]
+        (first, start), (done, at) = self._points[0], self._last
         return (at - start) / (done - first) * (total - done)
 
 

@@ -138,7 +138,7 @@ def _view(run: Path, state: State, console: Console) -> RenderableType:
 
     model = state.manifest.get("base_model", {}).get("name", "")
     method = state.manifest.get("method", "")
-    parts: list[RenderableType] = [Text(f"{run}  {method} on {model}", no_wrap=True, overflow="ellipsis")]
+    parts: list[RenderableType] = [str(run), f"{method} on {model}"]
     row = Table.grid(padding=(0, 1))
     bar = [ProgressBar(state.steps, state.metrics.step, width=20)] if state.steps and state.metrics.step else []
     row.add_row(Text(state.stage, style="bold"), *bar, _steps(state), _times(state))

@@ -170,7 +170,7 @@ class Following:
         except RunFolderError:
             if file.exists():
                 raise
-            if not self.path.exists() or held or not any(self.path.iterdir()):
+            if not self.path.exists() or (self.path.is_dir() and (held or not any(self.path.iterdir()))):
                 return None  # not begun, or just beginning
         if "started" not in found:
             raise UsageError(f"{self.path} is no run folder; expected one that neuralbot finetune makes")
