@@ -237,12 +237,13 @@ def _training_arguments(prepared: Prepared) -> TrainingArguments:
     from transformers import TrainingArguments
 
     ours = _OURS | {"bf16": prepared.plan.dtype == "bfloat16", "use_cpu": prepared.plan.device == "cpu"}
-    return TrainingArguments(**{"report_to": "none", **prepared.recipe.training, **ours})
+    return TrainingArguments(**{"trackio_space_id": None, **prepared.recipe.training, **ours})
 
 
 # Values that differ from the library's defaults, each for one reason.
 _OURS: dict[str, Any] = {
     "disable_tqdm": True,  # neuralbot shows its own progress
+    "report_to": "none",  # training.trackers starts them, and keeps their failures from ending the run
     "save_only_model": True,  # optimizer files of the library are pickles
     "logging_nan_inf_filter": False,  # a bad loss stops the run, it is not averaged away
     "remove_unused_columns": False,  # rows hold exactly what the collator reads
@@ -260,7 +261,8 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
     from neuralbot.training.build import build_trainer
     from neuralbot.training.run_folder import TRAINING
     from neuralbot.training.stream_steps import run_by_steps
-    from neuralbot.training.trainer import MetricsCallback, ProgressCallback
+    from neuralbot.training.trackers import Trackers
+    from neuralbot.training.trainer import MetricsCallback
 
     recipe, model, data = prepared.recipe, prepared.model, prepared.data
     arguments = _training_arguments(prepared)
@@ -280,6 +282,22 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
     trainer.add_callback(
         MetricsCallback(folder.log, eval_ppl=recipe.finetuning.eval_ppl, begin=partial(folder.enter, TRAINING))
     )
+    with Trackers(
+        recipe.training.get("report_to"), trainer, folder.path,
+        say=lambda text: console.print(text, highlight=False, markup=False),
+        note=lambda text: _note(text, folder, console),
+    ):  # fmt: skip
+        losses = _fit(trainer, data, folder, console)
+        trainer.save_model(str(folder.path))
+    if recipe.model.config_name and not recipe.finetuning.full_finetune:
+        modeling.keep_config(recipe.model, folder.path)
+    return trainer, losses
+
+
+def _fit(trainer: Trainer, data: TrainingData, folder: RunFolder, console: Console) -> dict[str, float]:
+    """Train; returns the losses: on the training rows, and held out before and after."""
+    from neuralbot.training.trainer import ProgressCallback
+
     losses: dict[str, float] = {}
     if data.validation:
         losses["eval_loss_before"] = _held_out_loss(trainer, "before tuning", console)
@@ -294,10 +312,7 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
         _tell_what_reading_showed(data, folder, console)
     if data.validation:
         losses["eval_loss"] = _held_out_loss(trainer, "after tuning", console)
-    trainer.save_model(str(folder.path))
-    if recipe.model.config_name and not recipe.finetuning.full_finetune:
-        modeling.keep_config(recipe.model, folder.path)
-    return trainer, losses
+    return losses
 
 
 def _held_out_loss(trainer: Trainer, when: str, console: Console) -> float:
