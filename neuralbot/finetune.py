@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +24,7 @@ from neuralbot import recipe as recipes
 from neuralbot.command import run as run_command
 from neuralbot.errors import RunFolderError
 from neuralbot.itrex import ENGINE_HELP, ENGINES
-from neuralbot.progress import progress
+from neuralbot.progress import LONG_S, progress
 from neuralbot.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -148,6 +148,7 @@ def run(recipe: Recipe, console: Console | None = None) -> FinetuneResult:
     with folder:
         folder.write_rejects(map(asdict, prepared.data.splits.bad.found))
         before, lm_before = None, None
+        folder.enter("evaluating before tuning")
         if recipe.evaluation.before_tuning:
             before, lm_before = _scores(prepared, lambda: prepared.model, "before tuning", console)
             watch.lap("evaluate_before")
@@ -185,9 +186,10 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
     tokenizer, style = rendering.tokenizer, rendering.style
     splits = data_splits.load_splits(data, task, do_eval=recipe.evaluates, token=model_args.token)
     _require_sandbox(recipe, splits.test)
+    show = partial(progress, console, after_s=LONG_S)
     length = modeling.row_limit(model_args, data.max_seq_length, recipe.finetuning.virtual_tokens)
-    rows = tokenize_splits(splits, tokenizer, length, recipe.finetuning.train_on_inputs, data, _teller(console))
-    model = load_model(model_args, recipe.finetuning, plan.torch_dtype())
+    rows = tokenize_splits(splits, tokenizer, length, recipe.finetuning.train_on_inputs, data, _teller(console), show)
+    model = load_model(model_args, recipe.finetuning, plan.torch_dtype(), show)
     vocabulary.make_room(model, rendering.new_tokens)
     if plan.device == "cpu" and rows.mean_length <= SHORT_ROW:
         model.set_attn_implementation("eager")
@@ -239,12 +241,13 @@ def _training_arguments(prepared: Prepared) -> TrainingArguments:
     from transformers import TrainingArguments
 
     ours = _OURS | {"bf16": prepared.plan.dtype == "bfloat16", "use_cpu": prepared.plan.device == "cpu"}
-    return TrainingArguments(**{"report_to": "none", **prepared.recipe.training, **ours})
+    return TrainingArguments(**{"trackio_space_id": None, **prepared.recipe.training, **ours})
 
 
 # Values that differ from the library's defaults, each for one reason.
 _OURS: dict[str, Any] = {
     "disable_tqdm": True,  # neuralbot shows its own progress
+    "report_to": "none",  # training.trackers starts them, and keeps their failures from ending the run
     "save_only_model": True,  # optimizer files of the library are pickles
     "logging_nan_inf_filter": False,  # a bad loss stops the run, it is not averaged away
     "remove_unused_columns": False,  # rows hold exactly what the collator reads
@@ -261,8 +264,10 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
     from neuralbot.training import adapter
     from neuralbot.training.build import build_trainer
     from neuralbot.training.energy import EnergyMeter
+    from neuralbot.training.run_folder import TRAINING
     from neuralbot.training.stream_steps import run_by_steps
-    from neuralbot.training.trainer import MetricsCallback, ProgressCallback
+    from neuralbot.training.trackers import Trackers
+    from neuralbot.training.trainer import MetricsCallback
 
     recipe, model, data = prepared.recipe, prepared.model, prepared.data
     arguments = _training_arguments(prepared)
@@ -279,25 +284,54 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
         pad_to=recipe.data.max_seq_length if recipe.data.pad_to_max_length else None,
         early_stopping_patience=recipe.early_stopping_patience,
     )  # fmt: skip
-    trainer.add_callback(MetricsCallback(trainer, folder.log, eval_ppl=recipe.finetuning.eval_ppl))
+    trainer.add_callback(
+        MetricsCallback(folder.log, eval_ppl=recipe.finetuning.eval_ppl, begin=partial(folder.enter, TRAINING))
+    )
     energy = EnergyMeter()
     trainer.add_callback(energy)
-    losses: dict[str, float] = {}
-    if data.validation:
-        losses["eval_loss_before"] = trainer.evaluate()["eval_loss"]
-    try:
-        with progress(console, "training") as report:
-            trainer.add_callback(ProgressCallback(report))
-            losses["train_loss"] = trainer.train().training_loss
-    finally:
-        _tell_what_reading_showed(data, folder, console)
+    with Trackers(
+        recipe.training.get("report_to"), trainer, folder.path,
+        say=lambda text: console.print(text, highlight=False, markup=False),
+        note=lambda text: _note(text, folder, console),
+    ):  # fmt: skip
+        losses = _fit(trainer, data, folder, console)
+        trainer.save_model(str(folder.path))
     folder.update_manifest(energy=energy.found())
-    if data.validation:
-        losses["eval_loss"] = trainer.evaluate()["eval_loss"]
-    trainer.save_model(str(folder.path))
     if recipe.model.config_name and not recipe.finetuning.full_finetune:
         modeling.keep_config(recipe.model, folder.path)
     return trainer, losses
+
+
+def _fit(trainer: Trainer, data: TrainingData, folder: RunFolder, console: Console) -> dict[str, float]:
+    """Train; returns the losses: on the training rows, and held out before and after."""
+    from neuralbot.training.trainer import ProgressCallback
+
+    losses: dict[str, float] = {}
+    if data.validation:
+        losses["eval_loss_before"] = _held_out_loss(trainer, "before tuning", console)
+    try:
+        with progress(console, "training") as report:
+            shown = ProgressCallback(trainer, report)
+            trainer.add_callback(shown)
+            losses["train_loss"] = trainer.train().training_loss
+            trainer.remove_callback(shown)
+        folder.enter("evaluating after tuning")
+    finally:
+        _tell_what_reading_showed(data, folder, console)
+    if data.validation:
+        losses["eval_loss"] = _held_out_loss(trainer, "after tuning", console)
+    return losses
+
+
+def _held_out_loss(trainer: Trainer, when: str, console: Console) -> float:
+    from neuralbot.training.trainer import EvaluationProgress
+
+    with progress(console, f"held-out loss {when}", after_s=LONG_S) as report:
+        shown = EvaluationProgress(report)
+        trainer.add_callback(shown)
+        loss: float = trainer.evaluate()["eval_loss"]
+        trainer.remove_callback(shown)
+    return loss
 
 
 def _counted(data: TrainingData, console: Console) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuralbot import hardware, modeling
 from neuralbot.errors import ModelError
+from neuralbot.progress import Show, unseen
 
 if TYPE_CHECKING:
     import torch
@@ -33,11 +34,12 @@ def load_quantized(
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | None = None,
+    show: Show = unseen,
 ) -> PreTrainedModel:
     """The causal language model `source`, each linear layer but the output layer as `quantize` makes it.
 
-    config: whose config it gets, if not its own. Raises ModelError, also when the files do not hold exactly the
-    model's tensors.
+    config: whose config it gets, if not its own. show: the progress. Raises ModelError, also when the files do
+    not hold exactly the model's tensors.
     """
     folder = modeling.local_folder(source, weights=True, revision=revision, token=token, cache_dir=cache_dir)
     modeling.check_folder(folder, source)
@@ -46,22 +48,26 @@ def load_quantized(
     linear = _linear_layers(model)
     places = _places(model)
     missing, freed = set(places), 0
-    for stored, tensor in _tensors(folder):
-        freed += tensor.nbytes
-        if freed > _TRIM_BYTES:  # what tensors leave behind is too scattered to be used again: half the file and more
-            hardware.return_freed_memory()
-            freed = 0
-        # Some were saved without the output layer, and so without the name of what is under it.
-        name = stored if stored in places else f"{model.base_model_prefix}.{stored}"
-        if name not in places:
-            if _is_constant(model, stored):
-                continue
-            raise _mismatch(source, f"it has a tensor {stored}, which {model.config.model_type} does not know")
-        _put(model, places[name], tensor.to(dtype), source)
-        missing -= set(places[name])
-        owner = name.rpartition(".")[0]
-        if owner in linear and not any(other.rpartition(".")[0] == owner for other in missing):
-            model.set_submodule(owner, quantize(_as_linear(model.get_submodule(owner))))
+    with show("loading the model") as report:
+        for stored, tensor in _tensors(folder):
+            freed += tensor.nbytes
+            if (
+                freed > _TRIM_BYTES
+            ):  # what tensors leave behind is too scattered to be used again: half the file and more
+                hardware.return_freed_memory()
+                freed = 0
+            # Some were saved without the output layer, and so without the name of what is under it.
+            name = stored if stored in places else f"{model.base_model_prefix}.{stored}"
+            if name not in places:
+                if _is_constant(model, stored):
+                    continue
+                raise _mismatch(source, f"it has a tensor {stored}, which {model.config.model_type} does not know")
+            _put(model, places[name], tensor.to(dtype), source)
+            missing -= set(places[name])
+            report(len(places) - len(missing), len(places))
+            owner = name.rpartition(".")[0]
+            if owner in linear and not any(other.rpartition(".")[0] == owner for other in missing):
+                model.set_submodule(owner, quantize(_as_linear(model.get_submodule(owner))))
     if missing:
         raise _mismatch(source, f"it lacks {len(missing)} tensors ({', '.join(sorted(missing)[:5])})")
     model.name_or_path = model.config.name_or_path = str(folder)  # also where the config is from elsewhere

@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 import neuralbot
 from neuralbot.conversation import Conversation
 from neuralbot.data.tokenized import Tokenized, TokenRows, tokenize
+from neuralbot.progress import Show, unseen
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,15 +56,16 @@ def tokenize_or_recall(
     *,
     overwrite: bool = False,
     say: Callable[[str], None] = print,
+    show: Show = unseen,
 ) -> Tokenized:
     """`tokenize`, or what it gave for the same arguments in an earlier run.
 
-    overwrite: make the rows anew even if they are there. say: tells a person why nothing happens for a while. A cache
-    that cannot be used is a notice, not an error. Raises as `tokenize` does.
+    overwrite: make the rows anew even if they are there. say: tells a person why nothing happens for a while. show: the
+    progress of tokenizing. A cache that cannot be used is a notice, not an error. Raises as `tokenize` does.
     """
 
     def made() -> Tokenized:
-        return tokenize(conversations, tokenizer, max_seq_length, train_on_inputs, where)
+        return tokenize(conversations, tokenizer, max_seq_length, train_on_inputs, where, show)
 
     if sum(len(turn.content) for row in conversations for turn in row.turns) < WORTH_CHARACTERS:
         return made()

@@ -19,6 +19,7 @@ import numpy as np
 
 from neuralbot.conversation import Conversation, Encoded, encode, encode_many, encode_prompt, fit_prompt
 from neuralbot.errors import DataError, ModelError
+from neuralbot.progress import Report, Show, unseen
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -180,10 +181,19 @@ def tokenize(
     max_seq_length: int,
     train_on_inputs: bool,
     where: str,
+    show: Show = unseen,
 ) -> Tokenized:
-    """Encode the rows with at most `max_seq_length` ids each; `where` names them in messages.
+    """Encode the rows with at most `max_seq_length` ids each; `where` names them in messages and in `show`.
 
     Raises DataError if no row has a target left, or a row cannot be rendered (with its place).
     """
     tokenizing = Tokenizing(tokenizer, max_seq_length, train_on_inputs, where)
-    return tokenizing.done(TokenRows.of(tokenizing.rows(conversations)))
+    with show(f"tokenizing {where}") as report:
+        return tokenizing.done(TokenRows.of(tokenizing.rows(_reported(conversations, report))))
+
+
+def _reported(conversations: Sequence[Conversation], report: Report) -> Iterator[Conversation]:
+    for done, conversation in enumerate(conversations):
+        if done % _BATCH == 0:
+            report(done, len(conversations))
+        yield conversation

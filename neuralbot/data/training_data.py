@@ -16,6 +16,7 @@ from neuralbot.data.splits import Splits, Stream
 from neuralbot.data.streaming import StreamedRows
 from neuralbot.data.token_cache import tokenize_or_recall
 from neuralbot.data.tokenized import Tokenized, Tokenizing, TokenRows, tokenize
+from neuralbot.progress import Show, unseen
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -101,10 +102,14 @@ def tokenize_splits(
     train_on_inputs: bool,
     data: DataArguments,
     say: Callable[[str], None],
+    show: Show = unseen,
 ) -> TrainingData:
-    """Tokenize the training and the validation rows. Raises as `tokenize` does, and DataError for a fatal finding."""
+    """Tokenize the training and the validation rows, with the progress in `show`.
+
+    Raises as `tokenize` does, and DataError for a fatal finding.
+    """
     settings = (tokenizer, max_seq_length, train_on_inputs)
-    recall = partial(tokenize_or_recall, overwrite=data.overwrite_cache, say=say)
+    recall = partial(tokenize_or_recall, overwrite=data.overwrite_cache, say=say, show=show)
     validation = recall(splits.validation, *settings, "validation rows") if splits.validation else None
     if isinstance(splits.train, Stream):
         head = splits.sample()

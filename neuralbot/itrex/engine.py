@@ -59,6 +59,7 @@ def finetune(recipe: Recipe, console: Console) -> Path:
         asked = [rows.question(row, task) for row in splits.test[: recipe.evaluation.show_samples]]
         with folder, progress(console, "training") as report:
             made = job.finetune(recipe, checkpoint.prepare(source, Path(work)), files, asked, folder.path)
+            folder.enter(run_folder.TRAINING)
             found = process.run(made, folder.path / _LOG, lambda told: report(told["step"], told["of"]))
             _name_base(folder.path, recipe.model.model_name_or_path or "")
             for record in found["log"]:

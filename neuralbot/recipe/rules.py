@@ -38,16 +38,12 @@ _OPTIMIZER_PACKAGES: tuple[tuple[str, str], ...] = (
     ("", "bitsandbytes"),
 )
 
-_TRACKERS: dict[str, str] = {
-    **{
-        name: name
-        for name in (
-            *("clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "kubeflow", "mlflow", "neptune", "swanlab"),
-            *("tensorboard", "trackio", "wandb"),
-        )
-    },
-    "azure_ml": "azureml",
-    "flyte": "flytekit",
+# Tracker -> the packages one of which it needs.
+TRACKERS: dict[str, tuple[str, ...]] = {
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "mlflow": ("mlflow",),
+    "trackio": ("trackio",),
+    "wandb": ("wandb",),
 }
 
 _SCHEDULER_NEEDS: dict[str, tuple[str, ...]] = {
@@ -273,10 +269,15 @@ def _trackers(draft: Draft) -> Found:
     for name in [wanted] if isinstance(wanted, str) else wanted or []:
         if name in ("none", "all"):
             continue
-        if name not in _TRACKERS:
-            yield "training.report_to", f"unknown tracker {name!r}: one of none, {', '.join(sorted(_TRACKERS))}"
-        elif not (_installed(_TRACKERS[name]) or (name == "tensorboard" and _installed("tensorboardX"))):
+        if name not in TRACKERS:
+            yield "training.report_to", f"unknown tracker {name!r}: one of none, all, {', '.join(TRACKERS)}"
+        elif not tracker_is_installed(name):
             yield "training.report_to", f"{name} is not installed: run pip install {name}, or write none"
+
+
+def tracker_is_installed(name: str) -> bool:
+    """Whether a run can report to the tracker."""
+    return any(_installed(package) for package in TRACKERS[name])
 
 
 def _installed(package: str) -> bool:

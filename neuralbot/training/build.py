@@ -21,12 +21,18 @@ from neuralbot.arguments import FinetuningArguments, ModelArguments
 from neuralbot.data.streaming import StreamedRows
 from neuralbot.data.tokenized import Row
 from neuralbot.kernels.quantized import quantizer
+from neuralbot.progress import Show, unseen
 from neuralbot.training import packed_model, packed_trainer
 from neuralbot.training.trainer import Collator, Trainer
 
 
-def load_model(args: ModelArguments, tuning: FinetuningArguments, dtype: torch.dtype) -> PreTrainedModel:
-    """The base as it is trained: in `dtype`, in 8 or 4 bits (qlora), or in float32 if all its weights are trained."""
+def load_model(
+    args: ModelArguments, tuning: FinetuningArguments, dtype: torch.dtype, show: Show = unseen
+) -> PreTrainedModel:
+    """The base as it is trained: in `dtype`, in 8 or 4 bits (qlora), or in float32 if all its weights are trained.
+
+    show: the progress of quantizing.
+    """
     name = args.model_name_or_path or ""
     place = {
         "revision": args.model_revision,
@@ -36,7 +42,7 @@ def load_model(args: ModelArguments, tuning: FinetuningArguments, dtype: torch.d
     }
     if tuning.qlora:
         quantize = quantizer(tuning.bits, tuning.quant_type, tuning.double_quant)
-        return quantized_base.load_quantized(name, dtype, quantize, **place)
+        return quantized_base.load_quantized(name, dtype, quantize, show=show, **place)
     # Full finetuning keeps its weights in fp32 (autocast computes in bf16): bf16 weights would swallow small steps.
     return modeling.load_base(name, torch.float32 if tuning.full_finetune else dtype, **place)
 

@@ -5,12 +5,13 @@
     serving.json    how the result answers           samples.jsonl  test questions with both answers
     rejects.jsonl   rows that were skipped, if any, with what is wrong with them
 
-manifest.json: `neuralbot`, `commit`, `commit_dirty`, `versions`, `started`, `ended`, `finished`, `error` and
-`durations_s` are written here. The caller adds what it knows; reports and the benchmark table read `name`, `task`,
-`method` ("full", or what finetuning.peft says), `base_bits`, `base_model` {name, license, parameters, weights_sha256},
-`trainable_parameters`, `prompt_style`, `data` {fingerprint, rows {train, validation, test}, tokens {train, targets},
-lengths, skipped_rows, sources, streamed}, `hardware`, `plan` {dtype, threads, device}, `kernels`, `kernels_reason`,
-`energy` {joules, counters, why}, `peak_memory_bytes`, `seed`, `notices`. A key that is missing is left out there.
+manifest.json: `neuralbot`, `commit`, `commit_dirty`, `versions`, `started`, `stage` (the last one entered), `ended`,
+`finished`, `error` and `durations_s` are written here. The caller adds what it knows; reports and the benchmark table
+read `name`, `task`, `method` ("full", or what finetuning.peft says), `base_bits`, `base_model` {name, license,
+parameters, weights_sha256}, `trainable_parameters`, `prompt_style`, `data` {fingerprint, rows {train, validation,
+test}, tokens {train, targets}, lengths, skipped_rows, sources, streamed}, `hardware`, `plan` {dtype, threads, device},
+`kernels`, `kernels_reason`, `energy` {joules, counters, why}, `peak_memory_bytes`, `seed`, `notices`; who watches a run
+reads `steps` and `logging_steps`. A key that is missing is left out there.
 
 Not done here: the model's own files, what is told of a run (`report`); how files are written safely (`records`).
 """
@@ -31,6 +32,8 @@ from neuralbot.training.records import cannot_write, hide_secrets, json_line, wr
 
 RECIPE, MANIFEST, METRICS = "recipe.yaml", "manifest.json", "metrics.jsonl"
 RESULTS, SAMPLES, SERVING, REJECTS = "results.json", "samples.jsonl", "serving.json", "rejects.jsonl"
+
+PREPARING, TRAINING = "preparing", "training"  # the stages that are more than a title
 
 _LOCK = ".lock"
 
@@ -76,6 +79,10 @@ class RunFolder:
         """Sets or replaces keys of the manifest."""
         self._manifest |= facts
         write_json(self.path / MANIFEST, self._manifest)
+
+    def enter(self, stage: str, **facts: Any) -> None:
+        """Notes which stage begins, for whoever looks on, with other keys of the manifest that are known by then."""
+        self.update_manifest(stage=stage, **facts)
 
     def finish(self, durations_s: Mapping[str, float]) -> None:
         """Marks the run as finished, with the seconds of each of its stages."""
@@ -125,7 +132,7 @@ def create(
         raise cannot_write(path, error) from error
     notices = (f"{path} was there already: moved to {aside}",) if aside else ()
     said = tuple(manifest.get("notices", ())) + notices
-    content = {**environment(), **manifest, "notices": said, "started": _now(), "finished": False}
+    content = {**environment(), **manifest, "notices": said, "started": _now(), "stage": PREPARING, "finished": False}
     folder = RunFolder(path, lock, content, notices)
     try:
         write_text(path / RECIPE, hide_secrets(recipe_text))
@@ -231,6 +238,17 @@ def _refuse_if_held(path: Path) -> None:
         raise _held(descriptor, path) from None
     finally:
         os.close(descriptor)
+
+
+def is_held(path: Path) -> bool | None:
+    """Whether a process is writing the run folder, wherever it runs; None where locks cannot be asked."""
+    try:
+        _refuse_if_held(path)
+    except RunFolderError:
+        return True
+    except OSError:
+        return None
+    return False
 
 
 def _held(descriptor: int, path: Path) -> RunFolderError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from peft import PeftModel
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
+from neuralbot import hardware
 from neuralbot.data.tokenized import IGNORED, Row
 from neuralbot.errors import TrainingDiverged
-from neuralbot.progress import Report
+from neuralbot.progress import Report, Speed, describe
 
 
 class Collator:
@@ -72,6 +74,18 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]  # the library is not
         self.tokens = 0  # of the rows, without padding
         self.target_tokens = 0
         self.computed_tokens = 0  # that went through the model, padding included
+        self._began = time.monotonic()
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        self._began = time.monotonic()
+        return super().train(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the tokens trained on so far and the memory now (GiB); beside a loss, the mean tokens/s so far."""
+        known = {"tokens": self.tokens, "memory_gb": round(hardware.resident_bytes() / 2**30, 3)}
+        if "loss" in logs:
+            known["tokens_per_s"] = round(self.tokens / (time.monotonic() - self._began), 1)
+        super().log(logs | known, start_time)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: torch.Tensor | int | None = None
@@ -113,44 +127,92 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]  # the library is not
 
 
 class MetricsCallback(TrainerCallback):  # type: ignore[misc]
-    """Hands every logged value on as one flat record: step, epoch, time_s, tokens_per_s and what the Trainer logged.
+    """Hands every logged value on as one flat record: step, time_s, and what the Trainer logged.
 
-    eval_ppl: the perplexity beside each held-out loss.
+    eval_ppl: the perplexity beside each held-out loss. begin: called once training begins, with the number of `steps`
+    and `logging_steps`, after how many of them values are logged (None: not by steps).
     """
 
-    def __init__(self, trainer: Trainer, write: Any, *, eval_ppl: bool = False) -> None:
-        self.trainer = trainer
+    def __init__(
+        self, write: Any, *, eval_ppl: bool = False, begin: Callable[..., None] = lambda steps, logging_steps: None
+    ) -> None:
         self.write = write
+        self.begin = begin
         self.eval_ppl = eval_ppl
         self.start = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.start = time.monotonic()
+        every = state.logging_steps if args.logging_strategy == "steps" else None
+        self.begin(steps=state.max_steps, logging_steps=every)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         elapsed = time.monotonic() - self.start
         record: dict[str, Any] = {"step": state.global_step, "time_s": round(elapsed, 3), **(logs or {})}
-        if "loss" in record and elapsed > 0:
-            record["tokens_per_s"] = round(self.trainer.tokens / elapsed, 1)
         if self.eval_ppl and "eval_loss" in record:
             record["eval_ppl"] = perplexity(record["eval_loss"])
         self.write(record)
 
 
 class ProgressCallback(TrainerCallback):  # type: ignore[misc]
-    """Reports each step, with the last losses logged."""
+    """Reports each step, with the last losses logged, the speed and the memory; evaluations in between are noted.
+
+    The speed is that of the steps of the last half minute: tokens of rows a second, evaluation and saving left out.
+    """
+
+    def __init__(self, trainer: Trainer, report: Report) -> None:
+        self.trainer = trainer
+        self.report = report
+        self.shown: dict[str, float] = {}
+        self._speed = Speed()
+        self._evaluated = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._next_step()
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._evaluated = 0
+        self._next_step()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._next_step()
+
+    def _next_step(self) -> None:
+        self._since, self._tokens = time.monotonic(), self.trainer.tokens
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        self.shown |= {name: value for name, value in (logs or {}).items() if name in ("loss", "eval_loss")}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        speed = self._speed.add(self.trainer.tokens - self._tokens, time.monotonic() - self._since)
+        self.shown |= {"tokens_per_s": speed, "memory_gb": hardware.resident_bytes() / 2**30}
+        if state.global_step < state.max_steps:
+            self.report(state.global_step, state.max_steps, describe(self.shown))
+        self._next_step()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.report(state.global_step, state.max_steps, describe(self.shown))  # the last loss was logged just now
+
+    def on_prediction_step(
+        self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
+    ) -> None:
+        self._evaluated += 1
+        note = f"{describe(self.shown)}, evaluating {self._evaluated}/{len(eval_dataloader)}"
+        self.report(state.global_step, state.max_steps, note)
+
+
+class EvaluationProgress(TrainerCallback):  # type: ignore[misc]
+    """Reports the batches of an evaluation that stands alone."""
 
     def __init__(self, report: Report) -> None:
         self.report = report
-        self.note = ""
+        self.done = 0
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        logs = logs or {}
-        shown = [f"{name.replace('_', ' ')} {logs[name]:.3f}" for name in ("loss", "eval_loss") if name in logs]
-        self.note = ", ".join(shown) or self.note
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.report(state.global_step, state.max_steps, self.note)
+    def on_prediction_step(
+        self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
+    ) -> None:
+        self.done += 1
+        self.report(self.done, len(eval_dataloader))
 
 
 def perplexity(loss: float) -> float:

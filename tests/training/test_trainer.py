@@ -62,7 +62,7 @@ def test_training_lowers_the_loss_and_counts_tokens(
     model = adapter.add_adapter(copy_of(tiny_model), FinetuningArguments(lora_all_linear=True), seed=1)
     records: list[dict[str, Any]] = []
     trainer = build_trainer(model, tiny_tokenizer, arguments(tmp_path, max_steps=30), ROWS, None, kernels=kernels)
-    trainer.add_callback(MetricsCallback(trainer, records.append))
+    trainer.add_callback(MetricsCallback(records.append))
     trainer.train()
     losses = [record["loss"] for record in records if "loss" in record]
     assert losses[-1] < losses[0] * 0.9
