@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuralbot.training.following import TrainingSpeed
 from neuralbot.training.records import cannot_write, read_jsonl
 from neuralbot.training.run_folder import METRICS
 
@@ -61,7 +62,7 @@ def loss_svg(records: Records) -> str:
 def use_svg(records: Records) -> str:
     """Tokens a second and memory over time, as far as they were recorded; empty where there is nothing to draw."""
     drawn = (
-        ("tokens/s, mean so far", _points(records, "tokens_per_s", "time_s"), _TRAIN),
+        ("tokens/s in training", _points(_with_speed(records), "speed", "time_s"), _TRAIN),
         ("memory, GiB", _points(records, "memory_gb", "time_s"), _HELD_OUT),
     )
     panels = [panel for panel in drawn if len(panel[1]) > 1]
@@ -75,6 +76,12 @@ def use_svg(records: Records) -> str:
     several[-1].set_xlim(left=0)
     several[-1].set_xlabel("seconds of training", color=_SOFT, fontsize=9)
     return _svg(figure)
+
+
+def _with_speed(records: Records) -> Records:
+    """The records with the speed of the last half minute, which the mean so far would hide."""
+    measure = TrainingSpeed()
+    return [dict(record) | {"speed": measure.add(record)} for record in records]
 
 
 def _losses(records: Records, size: tuple[float, float], title: str) -> Figure | None:

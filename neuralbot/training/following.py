@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -64,9 +64,7 @@ class Metrics:
         self.step = self.unread = 0
         self.changed = 0.0  # when the file was written last, in the time of its machine
         self._place = 0
-        self._pace, self._speed = Pace(), Speed()
-        self._told = (0.0, 0.0)  # tokens and seconds at the last loss
-        self._evaluating = 0.0  # seconds since then
+        self._pace, self._speed = Pace(), TrainingSpeed()
 
     def read(self) -> None:
         """Takes in what was added; a half-written last line waits for its end."""
@@ -97,19 +95,35 @@ class Metrics:
 
     def _add(self, record: dict[str, float]) -> None:
         self.step = int(record.get("step", self.step))
-        if self.step:  # an evaluation before the first step is before the clock starts
-            self._evaluating += record.get("eval_runtime", 0.0)
         self.latest |= {name: record[name] for name in _SHOWN if name in record}
+        speed = self._speed.add(record)
         if "loss" not in record:
             return
         self.losses.add(self.step, record["loss"])
-        if "time_s" not in record:
-            return
-        self._pace.add(self.step, record["time_s"])
-        if "tokens" in record:
-            tokens, seconds = record["tokens"] - self._told[0], record["time_s"] - self._told[1]
-            self.latest["tokens_per_s"] = self._speed.add(int(tokens), max(seconds - self._evaluating, 0.0))
-            self._told, self._evaluating = (record["tokens"], record["time_s"]), 0.0
+        if "time_s" in record:
+            self._pace.add(self.step, record["time_s"])
+        if speed is not None:
+            self.latest["tokens_per_s"] = speed
+
+
+class TrainingSpeed:
+    """Tokens a second of the last half minute of steps, from the records of metrics.jsonl; evaluation is left out."""
+
+    def __init__(self) -> None:
+        self._speed = Speed()
+        self._told = (0.0, 0.0)  # tokens and seconds at the last loss
+        self._evaluating = 0.0  # seconds since then
+
+    def add(self, record: Mapping[str, float]) -> float | None:
+        """The speed at one more record; None if it tells none."""
+        if record.get("step"):  # an evaluation before the first step is before the clock starts
+            self._evaluating += record.get("eval_runtime", 0.0)
+        if not {"loss", "time_s", "tokens"} <= record.keys():
+            return None
+        tokens, seconds = record["tokens"] - self._told[0], record["time_s"] - self._told[1]
+        self._told, evaluating = (record["tokens"], record["time_s"]), self._evaluating
+        self._evaluating = 0.0
+        return self._speed.add(int(tokens), max(seconds - evaluating, 0.0))
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ METRICS = [
     {"step": 0, "time_s": 0.5, "eval_loss": 3.14159},
     *(
         {"step": step, "time_s": 0.1 * step, "loss": 3.0 / step, "learning_rate": 1e-3 / step, "grad_norm": 1.0,
-         "tokens_per_s": 1000.0 + step, "memory_gb": 1.5}
+         "tokens": 120 * step, "tokens_per_s": 1000.0 + step, "memory_gb": 1.5}
         for step in range(1, 301)
     ),
     {"step": 300, "time_s": 31.0, "eval_loss": 0.25},
@@ -297,6 +297,13 @@ def test_a_long_run_keeps_its_page_small(run_dir: Path) -> None:
     (run_dir / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     page(run_dir)
     assert (run_dir / "report.html").stat().st_size < 300_000
+
+
+def test_the_speed_drawn_is_that_of_the_steps_not_of_evaluations_between() -> None:
+    paused = [record | ({"time_s": record["time_s"] + 50} if record["step"] > 150 else {}) for record in METRICS]
+    paused.insert(151, {"step": 150, "time_s": 65.0, "eval_loss": 0.5, "eval_runtime": 50.0})
+    found = [record["speed"] for record in plot._with_speed(paused) if "loss" in record]
+    assert found == pytest.approx([1200.0] * 300)
 
 
 def test_charts_leave_their_colours_and_letters_to_the_page() -> None:
