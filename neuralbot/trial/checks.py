@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from neuralbot.errors import NeuralbotError, TrialFailed
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+T = TypeVar("T")
 
 
 class Checks:
@@ -21,19 +24,23 @@ class Checks:
         self._done = 0
         self._last = time.monotonic()
 
-    def run(self, name: str, check: Callable[[], str]) -> bool:
-        """Whether it holds: `check` returns what it saw, or raises NeuralbotError with what failed and what to do."""
+    def run(self, name: str, check: Callable[[], T], says: Callable[[T], str] = str) -> T | None:
+        """What `check` returns; None if it failed: it, or `says`, raised NeuralbotError with what to do.
+
+        says: what is told of the value.
+        """
+        value: T | None = None
         try:
-            text, holds = check(), True
+            value = check()
+            verdict, text = "ok", says(value)
         except NeuralbotError as error:
-            text, holds = str(error), False
+            verdict, text = "FAILED", str(error)
             self._failed.append(name)
         self._done += 1
         now = time.monotonic()
-        verdict = "ok" if holds else "FAILED"
         self._console.out(f"{verdict:<6} {now - self._last:5.1f} s  {name:<8} {text}", highlight=False)
         self._last = now
-        return holds
+        return value if verdict == "ok" else None
 
     def finish(self) -> None:
         """Raises TrialFailed if any check failed."""

@@ -118,16 +118,21 @@ def _learn_and_serve(
     trained = serving.ask(TorchEngine(trainer.accelerator.unwrap_model(trainer.model), prepared.tokenizer), taken)
     evaluation_s = max(trainer.state.log_history[-1].get("eval_runtime", 0.0), 1e-3)
     training = learning.speed(prepared.data.train.rows, trainer, whole)
+    checks.run("memory", partial(_memory, prepared, training))
     trainer.release()
-    back = serving.ReadBack(place, prepared, taken)
-    if checks.run("reload", partial(back.load, trained, losses["eval_loss_before"])):
+    back = checks.run(
+        "reload",
+        partial(serving.ReadBack, place, prepared, taken),
+        lambda back: back.losses(trained),
+    )
+    if back:
         checks.run("answers", partial(back.answers, trained))
         checks.run("prompts", back.prompts)
         checks.run("request", back.request)
     return Measured(
         training=training,
         evaluation=small.data.train.rows.tokens / evaluation_s,
-        answering=sum(len(answer) + 1 for answer in trained.answers) / max(trained.seconds, 1e-3),
+        answering=(back.said if back else trained).tokens_per_s,
         memory_bytes=hardware.peak_memory_bytes(),
         saved_bytes=sum(file.stat().st_size for file in place.rglob("*") if file.is_file()),
     )
@@ -144,8 +149,8 @@ def _free(recipe: Recipe) -> str:
 def _base(prepared: Prepared, taken: Sequence[TrialRow]) -> str:
     lengths = sorted(len(one.row["input_ids"]) for one in taken)
     return (
-        f"{prepared.model.num_parameters():,} weights; {len(taken)} rows of {lengths[0]} to {lengths[-1]} tokens, the "
-        f"longest of all ({prepared.data.train.rows.longest}) among them"
+        f"{prepared.model.config.model_type}; {len(taken)} rows of {lengths[0]} to {lengths[-1]} tokens are to be "
+        f"learnt by heart (the longest of all has {prepared.data.train.rows.longest})"
     )
 
 
@@ -165,6 +170,13 @@ def _sandbox(recipe: Recipe, test: Sequence[Conversation]) -> str:
     if wrong.status == "passed":
         raise TrialFailed(f"the tests of {row.where or 'a test row'} pass without an answer: correct the row")
     return "the expected answer of a test row passes its tests, none does not"
+
+
+def _memory(prepared: Prepared, speed: float) -> str:
+    from neuralbot import hardware
+
+    peak, there = hardware.peak_memory_bytes() / 2**30, prepared.plan.hardware.memory_bytes / 2**30
+    return f"a step of the longest rows fits: {peak:.1f} of {there:.1f} GiB at the most; {speed:,.0f} tokens/s"
 
 
 def _require_room(prepared: Prepared, place: Path) -> None:

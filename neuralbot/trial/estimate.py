@@ -34,7 +34,7 @@ class Measured:
 class WholeRun:
     """steps: None for streamed rows that nobody has counted; then the times hold for 1,000 rows.
 
-    scoring_s: the longest that scoring the test rows can take, before and after.
+    scoring_s: answering the test rows before and after; batches larger than the trial's make it shorter.
     """
 
     steps: int | None
@@ -83,7 +83,7 @@ def whole_run(
         steps = None if data.stream is not None else steps
     evaluations = 2 + _times(arguments, "eval", steps) if data.validation else 0
     held_out = data.validation.rows.tokens if data.validation else 0
-    answers = _answers(scoring, len(data.splits.test)) if scoring else 0
+    answers = _answers(scoring, data) if scoring else 0.0
     return WholeRun(
         steps=steps,
         training_s=tokens / measured.training,
@@ -112,10 +112,12 @@ def _checkpoints(arguments: TrainingArguments, steps: int | None) -> int:
     return written if limit is None else min(written, int(limit) + 1 + bool(arguments.load_best_model_at_end))
 
 
-def _answers(scoring: EvaluationArguments, rows: int) -> int:
-    """Tokens of all answers, if each is as long as it may be."""
-    questions = min(rows, scoring.max_samples or rows)
-    return questions * scoring.max_new_tokens * scoring.samples * (2 if scoring.before_tuning else 1)
+def _answers(scoring: EvaluationArguments, data: TrainingData) -> float:
+    """Tokens of all answers: after tuning they are as long as those of the rows, before it as long as they may be."""
+    rows = data.train.rows
+    usual = min(rows.targets / len(rows), scoring.max_new_tokens)
+    each = usual + (scoring.max_new_tokens if scoring.before_tuning else 0)
+    return min(len(data.splits.test), scoring.max_samples or 10**9) * scoring.samples * each
 
 
 def duration(seconds: float) -> str:
