@@ -192,7 +192,8 @@ def prepare(
     length = modeling.row_limit(model_args, data.max_seq_length, recipe.finetuning.virtual_tokens)
     rows = tokenize_splits(splits, tokenizer, length, recipe.finetuning.train_on_inputs, data, _teller(console))
     if look is not None:
-        look(splits, rows, Tokenizing(tokenizer, length, recipe.finetuning.train_on_inputs, "training rows"))
+        settings = (recipe.finetuning.train_on_inputs, "training rows", data.max_prompt_length)
+        look(splits, rows, Tokenizing(tokenizer, length, *settings))
     model = load_model(model_args, recipe.finetuning, plan.torch_dtype())
     vocabulary.make_room(model, rendering.new_tokens)
     if plan.device == "cpu" and rows.mean_length <= SHORT_ROW:
