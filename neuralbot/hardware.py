@@ -157,6 +157,11 @@ def return_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def busy_processors() -> float:
+    """How many processors' worth of work the machine has had in the last minute, this process included."""
+    return os.getloadavg()[0]
+
+
 def peak_memory_bytes() -> int:
     """The most memory that this process has held at once; 0 where the kernel does not tell."""
     lines = _read("/proc/self/status").splitlines()

@@ -66,7 +66,7 @@ def trial(recipe: Recipe, console: Console) -> None:
 
     Raises TrialFailed if a check fails, and what `finetune.run` raises where it could not even begin.
     """
-    from neuralbot import finetune
+    from neuralbot import finetune, hardware
     from neuralbot.evaluation.metrics import BY_LIKELIHOOD
     from neuralbot.evaluation.questions import resolve_metric
     from neuralbot.trial import estimate, rows
@@ -92,6 +92,9 @@ def trial(recipe: Recipe, console: Console) -> None:
     console.out("\nthe whole run, estimated by the speed of these steps:", highlight=False)
     for line in whole.describe():
         console.out(f"  {line}", highlight=False)
+    if (busy := hardware.busy_processors()) > prepared.plan.hardware.usable_cpus + 1:
+        there = prepared.plan.hardware.usable_cpus
+        console.out(f"  other work keeps this machine busy (load {busy:.1f}, {there} to run on): without it, less")
     checks.finish()
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # is more than rounding could do, and little for rows that are seen twenty times.
 CLEAR_FALL = 0.10
 BY_HEART = 0.1  # nine of ten tokens are certain
+WARMUP_STEPS = 5
 MOST_STEPS, FEWEST_STEPS = 100, 20
 BUDGET_S = 20.0
 SPEED_STEPS, SPEED_S = 5, 5.0  # so many ordinary steps are timed, or as many as begin in so many seconds
@@ -69,9 +70,9 @@ def small_run(prepared: Prepared, taken: Sequence[TrialRow], place: Path, whole:
         "per_device_train_batch_size": at_once,
         "gradient_accumulation_steps": math.ceil(len(taken) / at_once),
         "per_device_eval_batch_size": at_once,
-        "lr_scheduler_type": "constant",
+        "lr_scheduler_type": "constant_with_warmup",
         "lr_scheduler_kwargs": None,
-        "warmup_steps": 0,
+        "warmup_steps": WARMUP_STEPS,
         "logging_strategy": "steps",
         "logging_steps": 1,
         "eval_strategy": "no",
