@@ -97,9 +97,9 @@ class DataArguments:
             "too. One that the chat template writes is a control token: in a row it stays text."
         ),
     )
-    max_source_length: int = field(default=384, metadata=_says("Token budget of the prompt."))
-    max_target_length: int = field(default=128, metadata=_says("Token budget of the answer."))
-    num_beams: int = field(default=4, metadata=_says("Beams of the ROUGE evaluation."))
+    max_source_length: int = field(default=384, metadata=_says("Kept for old recipes: see max_prompt_length."))
+    max_target_length: int = field(default=128, metadata=_says("Kept for old recipes: see evaluation.max_new_tokens."))
+    num_beams: int = field(default=4, metadata=_says("Kept for old recipes: see evaluation.num_beams."))
     streaming: bool = field(
         default=False,
         metadata=_says(
@@ -118,6 +118,13 @@ class DataArguments:
             "How turns are written as text. null: by the tokenizer's own chat template, or the style of the task if "
             "it has none. A name: by this style, in training and serving.",
             tuple(PROMPT_STYLES),
+        ),
+    )
+    max_prompt_length: int | None = field(
+        default=None,
+        metadata=_says(
+            "Longest question in tokens, where it is about a document, which is shortened; null: what max_seq_length "
+            "leaves beside the answer."
         ),
     )
     columns: dict[str, str] | None = field(
@@ -244,6 +251,9 @@ class EvaluationArguments:
     before_tuning: bool = field(default=True, metadata=_says("Score the base model too, to show the difference."))
     max_samples: int | None = field(default=None, metadata=_says("Score at most this many rows; null: all."))
     max_new_tokens: int = field(default=128, metadata=_says("Longest answer in tokens."))
+    num_beams: int = field(
+        default=1, metadata=_says("Beams of the search for the likeliest answer; 1: always the likeliest token.")
+    )
     batch_size: int = field(default=32, metadata=_says("Answers generated at the same time."))
     show_samples: int = field(default=3, metadata=_says("Questions with answers printed at the end."))
     samples: int = field(

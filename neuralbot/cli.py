@@ -21,6 +21,7 @@ from neuralbot.errors import RecipeError, UsageError
 # Verb -> (module with main(argv) -> int, what it does).
 FORWARDED: dict[str, tuple[str, str]] = {
     "finetune": ("neuralbot.finetune", "tune a model by a recipe: neuralbot finetune RECIPE [section.key=value ...]"),
+    "test": ("neuralbot.trial.command", "try a recipe in about a minute before a long run: neuralbot test RECIPE"),
     "watch": ("neuralbot.watch", "follow a run from another terminal: neuralbot watch RUN"),
     "eval": ("neuralbot.eval_commands", "score a model: neuralbot eval RUN --data FILE, eval compare A B"),
     "chat": ("neuralbot.terminal", "chat with a tuned model: neuralbot chat RUN"),

@@ -97,7 +97,7 @@ def _show(recipe: Recipe, shown: int, console: Console) -> Sequence[Finding]:
         notices.append(f"data.max_seq_length={recipe.data.max_seq_length}, but the model reads only {limit:,} tokens")
     found = preview(
         splits, rendering.tokenizer, limit=limit, train_on_inputs=recipe.finetuning.train_on_inputs, shown=shown,
-        notices=notices,
+        max_prompt_length=recipe.data.max_prompt_length, notices=notices,
     )  # fmt: skip
     for section in report.sections(found):
         console.print(section)

@@ -9,6 +9,7 @@
     ├── RunFolderError             4   the run folder cannot be written, or holds another run
     ├── GenerationError            1   an answer could not be generated (prompt too long, bad sampling value)
     ├── TrainingDiverged           5   the loss stopped being a number
+    ├── TrialFailed                6   `neuralbot test` found that the recipe would not do what it should
     └── Interrupted              130   stopped by the user after saving
 
 A message says what happened, the value, what was expected and what to do next. Nothing here is ever
@@ -106,6 +107,10 @@ class GenerationError(NeuralbotError):
 
 class TrainingDiverged(NeuralbotError):
     exit_status = 5
+
+
+class TrialFailed(NeuralbotError):
+    exit_status = 6
 
 
 class Interrupted(NeuralbotError):

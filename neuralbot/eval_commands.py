@@ -147,6 +147,8 @@ def _settings(options: argparse.Namespace) -> EvaluationArguments:
         values[name] = float(node.value) if "float" in known.kinds else node.plain()
     if "labels" in values and values.setdefault("metric", "labels") != "labels":
         raise UsageError(f"--labels belongs to --metric labels, but --metric is {values['metric']}")
+    if values.get("num_beams", 1) > 1 and values.get("samples", 1) > 1:
+        raise UsageError("--num-beams searches for one answer, --samples draws several: give one of them")
     return EvaluationArguments(**values)
 
 

@@ -29,9 +29,11 @@ from neuralbot.recipe import Recipe
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 
     from neuralbot.conversation import Conversation
+    from neuralbot.data.splits import Splits
+    from neuralbot.data.tokenized import Tokenizing
     from neuralbot.data.training_data import TrainingData
     from neuralbot.evaluation.lm_harness import HarnessResult, Tasks
     from neuralbot.evaluation.results import Evaluation
@@ -152,7 +154,7 @@ def run(recipe: Recipe, console: Console | None = None) -> FinetuneResult:
         if recipe.evaluation.before_tuning:
             before, lm_before = _scores(prepared, lambda: prepared.model, "before tuning", console)
             watch.lap("evaluate_before")
-        trainer, losses = _train(prepared, folder, console)
+        trainer, losses = train(prepared, folder, console)
         watch.lap("train")
         after, lm_after = _scores(prepared, lambda: _tuned(trainer, prepared, folder), "after tuning", console)
         watch.lap("evaluate_after")
@@ -168,10 +170,16 @@ def _plan(recipe: Recipe) -> hardware.Plan:
     return hardware.plan(hardware.probe(), bf16=recipe.training.get("bf16"), device=recipe.finetuning.device)
 
 
-def prepare(recipe: Recipe, console: Console) -> Prepared:
-    """Load and check everything a run needs; writes nothing."""
+def prepare(
+    recipe: Recipe, console: Console, look: Callable[[Splits, TrainingData, Tokenizing], None] | None = None
+) -> Prepared:
+    """Load and check everything a run needs; writes nothing.
+
+    look: sees the conversations with their rows, and what makes one of the other, before they are let go.
+    """
     from neuralbot import modeling, recipe_tokenizer, vocabulary
     from neuralbot.data import splits as data_splits
+    from neuralbot.data.tokenized import Tokenizing
     from neuralbot.data.training_data import tokenize_splits
     from neuralbot.evaluation import lm_harness
     from neuralbot.training import adapter
@@ -189,6 +197,9 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
     show = partial(progress, console, after_s=LONG_S)
     length = modeling.row_limit(model_args, data.max_seq_length, recipe.finetuning.virtual_tokens)
     rows = tokenize_splits(splits, tokenizer, length, recipe.finetuning.train_on_inputs, data, _teller(console), show)
+    if look is not None:
+        settings = (recipe.finetuning.train_on_inputs, "training rows", data.max_prompt_length)
+        look(splits, rows, Tokenizing(tokenizer, length, *settings))
     model = load_model(model_args, recipe.finetuning, plan.torch_dtype(), show)
     vocabulary.make_room(model, rendering.new_tokens)
     if plan.device == "cpu" and rows.mean_length <= SHORT_ROW:
@@ -237,7 +248,7 @@ def _slow_int8(recipe: Recipe, plan: hardware.Plan) -> tuple[str, ...]:
 SHORT_ROW = 128
 
 
-def _training_arguments(prepared: Prepared) -> TrainingArguments:
+def training_arguments(prepared: Prepared) -> TrainingArguments:
     from transformers import TrainingArguments
 
     ours = _OURS | {"bf16": prepared.plan.dtype == "bfloat16", "use_cpu": prepared.plan.device == "cpu"}
@@ -255,7 +266,9 @@ _OURS: dict[str, Any] = {
 }
 
 
-def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Trainer, dict[str, float]]:
+def train(
+    prepared: Prepared, folder: RunFolder, console: Console, callbacks: Sequence[TrainerCallback] = ()
+) -> tuple[Trainer, dict[str, float]]:
     """Add the adapter, train with progress, and leave the best weights in memory and in the run folder.
 
     Returns the trainer and the losses: on the training rows, and held out before and after.
@@ -270,7 +283,7 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
     from neuralbot.training.trainer import MetricsCallback
 
     recipe, model, data = prepared.recipe, prepared.model, prepared.data
-    arguments = _training_arguments(prepared)
+    arguments = training_arguments(prepared)
     if data.stream is not None:
         _note(run_by_steps(arguments, lambda: _counted(data, console)), folder, console)
     if not recipe.finetuning.full_finetune:
@@ -288,7 +301,8 @@ def _train(prepared: Prepared, folder: RunFolder, console: Console) -> tuple[Tra
         MetricsCallback(folder.log, eval_ppl=recipe.finetuning.eval_ppl, begin=partial(folder.enter, TRAINING))
     )
     energy = EnergyMeter()
-    trainer.add_callback(energy)
+    for callback in (energy, *callbacks):
+        trainer.add_callback(callback)
     with Trackers(
         recipe.training.get("report_to"), trainer, folder.path,
         say=lambda text: console.print(text, highlight=False, markup=False),

@@ -170,6 +170,11 @@ def resident_bytes() -> int:
     return int(pages[1]) * os.sysconf("SC_PAGE_SIZE") if pages else 0
 
 
+def busy_processors() -> float:
+    """How many processors' worth of work the machine has had in the last minute, this process included."""
+    return os.getloadavg()[0]
+
+
 def _read(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace")

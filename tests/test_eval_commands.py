@@ -72,6 +72,7 @@ def test_code_is_answered_several_times(rows: Path, capsys: pytest.CaptureFixtur
         (["--samples", "x"], 2, "--samples: expected a whole number, got the text 'x'"),
         (["--temperature", "0"], 2, "--temperature: 0 is out of range: must be above 0"),
         (["--labels", "a", "b", "--metric", "f1"], 2, "--labels belongs to --metric labels, but --metric is f1"),
+        (["--num-beams", "2", "--samples", "3"], 2, "--num-beams searches for one answer, --samples draws several"),
         (["--columns", "question"], 2, "--columns question: expected FIELD=COLUMN"),
         (["--output", "."], 2, "--output .: is there already; expected a new or empty folder"),
         (["--metric", "unit_tests"], 3, "none of the 6 test rows has unit tests"),

@@ -87,6 +87,33 @@ def test_old_keys_table_is_complete() -> None:
     assert set(old_keys.TODAY) - tried == {"torchdynamo"}  # refused, see test_mistakes_recipe.py
 
 
+@pytest.mark.parametrize(
+    ("old", "section", "new"),
+    [
+        ("max_source_length", "data", "max_prompt_length"),
+        ("max_target_length", "evaluation", "max_new_tokens"),
+        ("num_beams", "evaluation", "num_beams"),
+    ],
+)
+def test_limits_of_neural_chat_stand_elsewhere_today(folder: Path, old: str, section: str, new: str) -> None:
+    loaded = load(MINIMAL, f"data.{old}=4")  # 4 is a default of one of them: written out, it counts
+    assert getattr(getattr(loaded, section), new) == 4
+    assert loaded.notices == (f"command line: data.{old}: now {section}.{new}",)
+    assert recipe.load(written(folder, recipe.dump(loaded))) == loaded
+    with pytest.raises(RecipeError, match=f"{old} and {new} say the same thing: keep {new}"):
+        load(MINIMAL, f"data.{old}=4", f"{section}.{new}=5")
+
+
+def written(folder: Path, text: str) -> Path:
+    (folder / "dumped.yaml").write_text(text)
+    return folder / "dumped.yaml"
+
+
+def test_a_search_and_several_draws_exclude_each_other(folder: Path) -> None:
+    with pytest.raises(RecipeError, match=r"evaluation\.num_beams: a search finds one answer, but .*samples=3"):
+        load(MINIMAL, "evaluation.num_beams=2", "evaluation.samples=3")
+
+
 def test_slim_orca_is_chat(folder: Path) -> None:
     loaded = load(MINIMAL + "finetuning:\n  task: SlimOrca\n")
     assert loaded.finetuning.task == "chat"

@@ -105,6 +105,7 @@ def preview(
     limit: int,
     train_on_inputs: bool,
     shown: int,
+    max_prompt_length: int | None = None,
     notices: Sequence[str] = (),
 ) -> Preview:
     """Figures and findings for all splits, and the first `shown` training rows; `limit`: most tokens a row.
@@ -113,7 +114,7 @@ def preview(
 
     Raises DataError or ModelError for a row that cannot be rendered, with its place.
     """
-    encoder = _Encoder(tokenizer, limit, train_on_inputs)
+    encoder = _Encoder(tokenizer, limit, train_on_inputs, max_prompt_length)
     train = splits.sample()
     repeats = duplicates.find(train, splits.validation, splits.test)
     findings = [Finding("note", notice) for notice in (*notices, *splits.notices)]
@@ -160,10 +161,13 @@ def _trained(found: Tokenized, ends: frozenset[int]) -> Trained:
 class _Encoder:
     """Rows as ids, whole and as they are trained on, with one tokenizer and one limit."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, limit: int, train_on_inputs: bool) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, limit: int, train_on_inputs: bool, prompt_limit: int | None
+    ) -> None:
         self.tokenizer = tokenizer
         self.limit = limit
         self.train_on_inputs = train_on_inputs
+        self.prompt_limit = prompt_limit
         added = tokenizer.added_tokens_decoder.items()
         self.special = {index for index, token in added if token.special} | set(tokenizer.all_special_ids)
 
@@ -174,10 +178,10 @@ class _Encoder:
         self, rows: Sequence[Conversation], whole: Tokenized, where: str
     ) -> tuple[Tokenized | None, list[Finding]]:
         """The rows within the limit; or None and why, if no row has a target left."""
-        if whole.rows.longest <= self.limit:
+        if whole.rows.longest <= min(self.limit, self.prompt_limit or self.limit):
             return whole, []
         try:
-            return tokenize(rows, self.tokenizer, self.limit, self.train_on_inputs, where), []
+            return tokenize(rows, self.tokenizer, self.limit, self.train_on_inputs, where, self.prompt_limit), []
         except DataError as error:
             return None, [Finding("fatal", str(error))]
 

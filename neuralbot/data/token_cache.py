@@ -53,6 +53,7 @@ def tokenize_or_recall(
     max_seq_length: int,
     train_on_inputs: bool,
     where: str,
+    max_prompt_length: int | None = None,
     *,
     overwrite: bool = False,
     say: Callable[[str], None] = print,
@@ -64,13 +65,15 @@ def tokenize_or_recall(
     progress of tokenizing. A cache that cannot be used is a notice, not an error. Raises as `tokenize` does.
     """
 
+    settings = (tokenizer, max_seq_length, train_on_inputs, where, max_prompt_length)
+
     def made() -> Tokenized:
-        return tokenize(conversations, tokenizer, max_seq_length, train_on_inputs, where, show)
+        return tokenize(conversations, *settings, show=show)
 
     if sum(len(turn.content) for row in conversations for turn in row.turns) < WORTH_CHARACTERS:
         return made()
     try:
-        entry = cache_folder() / f"{_key(conversations, tokenizer, max_seq_length, train_on_inputs, where)}.safetensors"
+        entry = cache_folder() / f"{_key(conversations, *settings)}.safetensors"
         with _locked(entry.with_suffix(".lock"), say):
             return _recalled(entry, made, where, overwrite=overwrite)
     except OSError as error:  # a lock that is held too long is one
@@ -127,11 +130,12 @@ def _key(
     max_seq_length: int,
     train_on_inputs: bool,
     where: str,
+    max_prompt_length: int | None = None,
 ) -> str:
     """A digest of all that the tokenized rows depend on."""
     digest = hashlib.sha256(_code().encode())
     specials = sorted(map(str, tokenizer.special_tokens_map.items()))
-    settings = [tokenizer.chat_template, specials, max_seq_length, train_on_inputs, where]
+    settings = [tokenizer.chat_template, specials, max_seq_length, train_on_inputs, where, max_prompt_length]
     digest.update(json.dumps(settings).encode())
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
     for row in conversations:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuralbot.conversation import Conversation, Encoded, encode, encode_many, encode_prompt, fit_prompt
+from neuralbot.conversation import Conversation, Encoded, Turn, encode, encode_many, encode_prompt, fit_prompt
 from neuralbot.errors import DataError, ModelError
 from neuralbot.progress import Report, Show, unseen
 
@@ -93,23 +93,30 @@ class Tokenized:
 class Tokenizing:
     """Makes rows of conversations with one tokenizer and at most `max_seq_length` ids each, and counts what it does.
 
-    where: names the rows in messages.
+    where: names the rows in messages. max_prompt_length: most ids of a question with a document, which is shortened.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, train_on_inputs: bool, where: str
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_seq_length: int,
+        train_on_inputs: bool,
+        where: str,
+        max_prompt_length: int | None = None,
     ) -> None:
         self.where = where
-        self.total = self.shortened = self.cut = self.dropped = 0
+        self._prompt_limit = max_prompt_length
+        self.total = self.shortened = self.cut = self.dropped = self.long = 0
         self._tokenizer, self._limit, self._train_on_inputs = tokenizer, max_seq_length, train_on_inputs
 
     def rows(self, conversations: Iterable[Conversation]) -> Iterator[Row]:
         """The rows that have a target within the limit. Raises as `encode` does, with the place of the row."""
         waiting = iter(conversations)
+        doubtful = min(self._limit, self._prompt_limit or self._limit)
         while batch := list(itertools.islice(waiting, _BATCH)):
             for conversation, whole in zip(batch, self._encoded(batch), strict=True):
                 self.total += 1
-                row = self._row(whole if len(whole.ids) <= self._limit else self._shortened(conversation, whole))
+                row = self._row(whole if len(whole.ids) <= doubtful else self._shortened(conversation, whole))
                 if row is not None:
                     yield row
 
@@ -126,7 +133,11 @@ class Tokenizing:
         limit, of = f"data.max_seq_length={self._limit}", f"of {self.total}"
         notices = []
         if self.shortened:
-            notices.append(f"{self.where}: {self.shortened} {of} had their document shortened to fit {limit}")
+            prompt = f" and data.max_prompt_length={self._prompt_limit}" if self._prompt_limit else ""
+            notices.append(f"{self.where}: {self.shortened} {of} had their document shortened to fit {limit}{prompt}")
+        if self.long:
+            long = f"{self.long} {of} ask in more than data.max_prompt_length={self._prompt_limit} tokens"
+            notices.append(f"{self.where}: {long}, but not about a document that could be shortened: kept as they are")
         if self.cut:
             cut = f"{self.cut} {of} have an answer that is cut at {limit}"
             notices.append(f"{self.where}: {cut}: trained without its end")
@@ -153,14 +164,19 @@ class Tokenizing:
         """The row with its document shortened so that it fits, or as it is if it has none."""
         *asked, answer = conversation.turns
         if not asked or not asked[-1].document:
+            self.long += bool(asked and self._prompt_limit) and self._is_long(asked)
             return whole
         rest = len(whole.ids) - len(encode_prompt(self._tokenizer, asked))
-        shorter = fit_prompt(self._tokenizer, asked, self._limit - rest)
+        room = min(self._limit - rest, self._prompt_limit or self._limit)
+        shorter = fit_prompt(self._tokenizer, asked, room)
         if shorter == tuple(asked):
             return whole
         self.shortened += 1
         turns = (*shorter, answer)
         return encode(self._tokenizer, replace(conversation, turns=turns), train_on_inputs=self._train_on_inputs)
+
+    def _is_long(self, asked: Sequence[Turn]) -> bool:
+        return len(encode_prompt(self._tokenizer, asked)) > (self._prompt_limit or self._limit)
 
     def _row(self, encoded: Encoded) -> Row | None:
         ids, mask = encoded.ids[: self._limit], encoded.target_mask[: self._limit]
@@ -181,13 +197,15 @@ def tokenize(
     max_seq_length: int,
     train_on_inputs: bool,
     where: str,
+    max_prompt_length: int | None = None,
     show: Show = unseen,
 ) -> Tokenized:
-    """Encode the rows with at most `max_seq_length` ids each; `where` names them in messages and in `show`.
+    """Encode the rows with at most `max_seq_length` ids each; the arguments are those of Tokenizing.
 
+    show: the progress, titled by `where`.
     Raises DataError if no row has a target left, or a row cannot be rendered (with its place).
     """
-    tokenizing = Tokenizing(tokenizer, max_seq_length, train_on_inputs, where)
+    tokenizing = Tokenizing(tokenizer, max_seq_length, train_on_inputs, where, max_prompt_length)
     with show(f"tokenizing {where}") as report:
         return tokenizing.done(TokenRows.of(tokenizing.rows(_reported(conversations, report))))
 
@@ -197,3 +215,16 @@ def _reported(conversations: Sequence[Conversation], report: Report) -> Iterator
         if done % _BATCH == 0:
             report(done, len(conversations))
         yield conversation
+
+
+def with_short_documents(
+    conversations: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase, max_prompt_length: int
+) -> tuple[tuple[Conversation, ...], int]:
+    """The rows with their last question in at most so many ids, as far as documents can be shortened; how many were."""
+    fitted, count = [], 0
+    for row in conversations:
+        *asked, answer = row.turns
+        shorter = fit_prompt(tokenizer, asked, max_prompt_length) if asked and asked[-1].document else tuple(asked)
+        count += shorter != tuple(asked)
+        fitted.append(replace(row, turns=(*shorter, answer)))
+    return tuple(fitted), count

@@ -15,7 +15,7 @@ from neuralbot.data.preview import lengths
 from neuralbot.data.splits import Splits, Stream
 from neuralbot.data.streaming import StreamedRows
 from neuralbot.data.token_cache import tokenize_or_recall
-from neuralbot.data.tokenized import Tokenized, Tokenizing, TokenRows, tokenize
+from neuralbot.data.tokenized import Tokenized, Tokenizing, TokenRows, tokenize, with_short_documents
 from neuralbot.progress import Show, unseen
 
 if TYPE_CHECKING:
@@ -108,16 +108,27 @@ def tokenize_splits(
 
     Raises as `tokenize` does, and DataError for a fatal finding.
     """
-    settings = (tokenizer, max_seq_length, train_on_inputs)
-    recall = partial(tokenize_or_recall, overwrite=data.overwrite_cache, say=say, show=show)
+    settings, longest_prompt = (tokenizer, max_seq_length, train_on_inputs), data.max_prompt_length
+    if longest_prompt:
+        splits = _with_short_documents(splits, tokenizer, longest_prompt)
+    recall = partial(
+        tokenize_or_recall, max_prompt_length=longest_prompt, overwrite=data.overwrite_cache, say=say, show=show
+    )
     validation = recall(splits.validation, *settings, "validation rows") if splits.validation else None
     if isinstance(splits.train, Stream):
         head = splits.sample()
-        train = tokenize(head, *settings, f"the first {len(head)} training rows")
+        train = tokenize(head, *settings, f"the first {len(head)} training rows", longest_prompt)
         checks.stop(checks.fatal(head, train, tokenizer))
-        stream = StreamedRows(splits.train, Tokenizing(*settings, "training rows"), data.dataset_seed)
+        stream = StreamedRows(splits.train, Tokenizing(*settings, "training rows", longest_prompt), data.dataset_seed)
         return TrainingData(splits, train, validation, max_seq_length, stream)
     train = recall(splits.train, *settings, "training rows")
     checks.stop(checks.fatal(splits.train, train, tokenizer))
     longest = max(train.rows.longest, validation.rows.longest if validation else 0)
     return TrainingData(replace(splits, train=()), train, validation, longest)
+
+
+def _with_short_documents(splits: Splits, tokenizer: PreTrainedTokenizerBase, limit: int) -> Splits:
+    """The test rows, too, are asked with documents as long as those that were trained on."""
+    test, count = with_short_documents(splits.test, tokenizer, limit)
+    said = f"test rows: {count} of {len(test)} had their document shortened to fit data.max_prompt_length={limit}"
+    return replace(splits, test=test, notices=(*splits.notices, *([said] if count else [])))

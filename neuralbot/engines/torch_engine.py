@@ -41,10 +41,10 @@ class TorchEngine:
         tokenizer: PreTrainedTokenizerBase,
         assistant: PreTrainedModel | None = None,
     ) -> None:
-        self.model, self._virtual = without_adapter(model)
+        self.model, self.virtual = without_adapter(model)
         self.tokenizer = tokenizer
         context = modeling.context_length(model.config)
-        self.context_length = context and context - self._virtual.count
+        self.context_length = context and context - self.virtual.count
         self.end_ids = end_token_ids(self.model, tokenizer)
         self._forward = Forward(self.model)
         self._assistant = None if assistant is None else Forward(assistant)
@@ -59,7 +59,7 @@ class TorchEngine:
         budget = self._budget(prompt_ids, sampling)
         if self._assistant is not None:
             return assisted.decode(
-                self._forward, self._assistant, prompt_ids, budget, sampling, self.end_ids, self._virtual
+                self._forward, self._assistant, prompt_ids, budget, sampling, self.end_ids, self.virtual
             )
         return (token for _, token in self._decode([prompt_ids], [budget], sampling))
 
@@ -92,7 +92,7 @@ class TorchEngine:
     ) -> Iterator[tuple[int, int]]:
         """Yields (row, token id) in the order of the tokens' steps; end tokens are left out."""
         self.model.eval()
-        batch = _Batch(prompts, self._virtual, self.model.device, sampling)
+        batch = _Batch(prompts, self.virtual, self.model.device, sampling)
         picker = Picker(sampling, self.end_ids)
         while batch.rows:
             tokens = self._next_tokens(batch, picker)
@@ -115,7 +115,7 @@ class TorchEngine:
     @torch.inference_mode()
     def _beams(self, prompt: list[int], sampling: Sampling) -> list[list[int]]:
         budget = self._budget(prompt, sampling)
-        known = [prompt[0]] * self._virtual.count
+        known = [prompt[0]] * self.virtual.count
         ids_BT = torch.tensor([known + prompt], device=self.model.device)
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         chosen = {} if sampling.greedy else _sampling_values(sampling)
@@ -127,7 +127,7 @@ class TorchEngine:
             output_BT = self.model.generate(
                 ids_BT,
                 attention_mask=torch.ones_like(ids_BT),
-                past_key_values=self._virtual.cache(sampling.num_beams) if known else None,
+                past_key_values=self.virtual.cache(sampling.num_beams) if known else None,
                 num_beams=sampling.num_beams,
                 num_return_sequences=sampling.num_return_sequences,
                 max_new_tokens=budget,

@@ -56,7 +56,7 @@ def _sampling(settings: EvaluationArguments, draw: int, batch: int) -> Sampling:
     It has 32 bits: torch's generator looks at no more.
     """
     if settings.samples == 1:
-        return Sampling(max_new_tokens=settings.max_new_tokens, do_sample=False)
+        return Sampling(max_new_tokens=settings.max_new_tokens, do_sample=False, num_beams=settings.num_beams)
     return Sampling(
         max_new_tokens=settings.max_new_tokens,
         do_sample=True,

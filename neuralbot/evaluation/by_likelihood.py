@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from neuralbot.conversation import Conversation, Encoded, Turn, encode, encode_many, encode_prompt
 from neuralbot.errors import DataError
-from neuralbot.evaluation import scores
-from neuralbot.evaluation.likelihood import Likelihood, likelihoods, model_of
+from neuralbot.evaluation import likelihood, scores
+from neuralbot.evaluation.likelihood import Likelihood
 from neuralbot.evaluation.metrics import Attempt, Scored
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def score_loss(
     limit = engine.context_length or max(len(row.ids) for row in encoded)
     cut = sum(len(row.ids) > limit for row in encoded)
     rows = [Encoded(row.ids[:limit], row.target_mask[:limit]) for row in encoded]
-    found = likelihoods(model_of(engine), rows, settings.batch_size, on_progress)
+    found = likelihood.of_engine(engine, rows, settings.batch_size, on_progress)
     weights = [float(one.targets) for one in found]
     if not sum(weights):
         raise DataError("the test rows hold no token to measure the loss on; check the columns of data.test_file")
@@ -67,7 +67,7 @@ def score_labels(
     limit = engine.context_length or math.inf
     fits = [all(len(row.ids) <= limit for row in group) for group in groups]
     rows = [row for group, fit in zip(groups, fits, strict=True) if fit for row in group]
-    found = iter(likelihoods(model_of(engine), rows, settings.batch_size, on_progress))
+    found = iter(likelihood.of_engine(engine, rows, settings.batch_size, on_progress))
     attempts, norm = [], []
     for question, fit in zip(questions, fits, strict=True):
         said = {label: next(found) for label in labels} if fit else {}

@@ -24,7 +24,9 @@ def finetune(recipe: Recipe, model: Path, files: dict[str, Path], questions: lis
         "do": "finetune",
         "model": {"model_name_or_path": str(model)},
         "data": rows | {"max_seq_length": data.max_seq_length, "dataset_concatenation": data.dataset_concatenation,
-                        "max_source_length": data.max_source_length, "max_target_length": data.max_target_length},
+                        "max_source_length": data.max_prompt_length or data.max_source_length,
+                        "max_target_length": recipe.evaluation.max_new_tokens}
+        | ({"num_beams": recipe.evaluation.num_beams} if recipe.evaluation.num_beams > 1 else {}),
         "training": training_arguments(recipe, output, evaluates="validation" in files),
         "finetuning": {key: value for key, value in finetuning.items() if key not in _OUR_OWN} | {"device": "cpu"},
         "questions": questions,

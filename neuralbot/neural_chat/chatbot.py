@@ -70,7 +70,9 @@ def recipe_of(config: BaseFinetuningConfig) -> Recipe:
         "finetuning": _changed(config.finetune_args),
         "training": _changed_training(config.training_args),
     }
-    sections["evaluation"] = _evaluation(sections["data"], config.finetune_args.task)
+    if config.finetune_args.task == "summarization":
+        sections["data"] |= _prompt_length(config.data_args)
+    sections["evaluation"] = _evaluation(config.data_args, config.finetune_args.task)
     notices = getattr(config.training_args, "notices", ())
     recipe = from_objects(sections, source=_SOURCE, default_output=config.training_args.output_dir, notices=notices)
     return _with_validation(recipe)
@@ -133,13 +135,19 @@ def _changed_training(arguments: Any) -> dict[str, Any]:
     return changed | {"output_dir": arguments.output_dir}
 
 
-def _evaluation(data: dict[str, Any], task: str) -> dict[str, Any]:
-    """Without a test file only summaries are scored, as in ITREX: after tuning."""
-    if "test_file" in data:
+def _prompt_length(data: DataArguments) -> dict[str, Any]:
+    """ITREX's own limit of documents; where the script sets one, it stands in the recipe by its old name."""
+    return {} if "max_source_length" in _changed(data) else {"max_prompt_length": data.max_source_length}
+
+
+def _evaluation(data: DataArguments, task: str) -> dict[str, Any]:
+    """Without a test file only summaries are scored, as in ITREX: after tuning, by beam search."""
+    if data.test_file:
         return {}
     if task != "summarization":
         return {"metric": "none"}
-    return {"before_tuning": False, "max_samples": data.get("max_eval_samples") or SCORED_ROWS}
+    beams = {} if "num_beams" in _changed(data) else {"num_beams": data.num_beams}
+    return {"before_tuning": False, "max_samples": data.max_eval_samples or SCORED_ROWS} | beams
 
 
 @recorded

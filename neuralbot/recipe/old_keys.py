@@ -1,11 +1,13 @@
 """Keys and values of transformers 4 and of neural_chat recipes that have another name today, each with one notice.
 
-Only section `training` has old keys; old values also stand in others. A key that must not be lost in silence
-(because dropping it would change the result) is refused here with the reason. `overwrite_output_dir` is gone from
-transformers but lives on as a key of our own.
+Section `training` has most of the old keys, `data` those that moved; old values also stand in others. A key that must
+not be lost in silence (because dropping it would change the result) is refused here with the reason.
+`overwrite_output_dir` is gone from transformers but lives on as a key of our own.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from neuralbot.recipe.draft import Draft, Setting
 
@@ -15,6 +17,13 @@ _RENAMED: dict[str, str] = {
     "warmup_ratio": "warmup_steps",
     "per_gpu_train_batch_size": "per_device_train_batch_size",
     "per_gpu_eval_batch_size": "per_device_eval_batch_size",
+}
+
+# Keys of neural_chat -> where they stand today. That of the prompt was one of every task; here documents are shortened.
+_MOVED: dict[str, str] = {
+    "data.max_source_length": "data.max_prompt_length",
+    "data.max_target_length": "evaluation.max_new_tokens",
+    "data.num_beams": "evaluation.num_beams",
 }
 
 # A switch that is now a value of another key. False means: not that value.
@@ -85,6 +94,9 @@ TODAY: dict[str, str] = {
 def translate(draft: Draft, setting: Setting) -> Setting | None:
     """The setting in today's terms, with its notice noted; None if nothing is left of it."""
     section, _, name = setting.key.partition(".")
+    if new := _MOVED.get(setting.key):
+        _note(draft, setting, f"now {new}")
+        return replace(setting, key=new)
     if section != "training" or name not in TODAY:
         return _translate_value(draft, setting)
     if name in _RENAMED:

@@ -382,6 +382,12 @@ def _draws(draft: Draft) -> Found:
             yield key, "has no effect: evaluation.samples is 1, which is the likeliest answer"
 
 
+def _beams(draft: Draft) -> Found:
+    samples = draft.value("evaluation.samples")
+    if draft.value("evaluation.num_beams") > 1 and samples > 1:
+        yield "evaluation.num_beams", f"a search finds one answer, but evaluation.samples={samples} are to be drawn"
+
+
 def _sampling(draft: Draft) -> Found:
     if draft.value("serving.do_sample") and draft.value("serving.temperature") == 0:
         yield "serving.temperature", "0 with sampling: write do_sample: false for the likeliest answer"
@@ -434,6 +440,7 @@ _RULES = (
         _lm_eval,
         _metric,
         _labels,
+        _beams,
         _sampling,
         _output_folder,
     ),

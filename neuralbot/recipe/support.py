@@ -24,10 +24,6 @@ REFUSED: dict[str, str] = {
     "data.validation_dir": f"{_IMAGES}: use validation_file",
     "data.image_column": _IMAGES,
     "data.caption_column": _IMAGES,
-    "data.max_source_length": "prompt and answer share one budget: set max_seq_length",
-    "data.max_target_length": "prompt and answer share one budget: set max_seq_length (evaluation.max_new_tokens "
-    "limits the generated answers)",
-    "data.num_beams": "answers are scored as they are served, without beam search: leave it out",
     "training.deepspeed": _ONE_MACHINE,
     "training.fsdp": _ONE_MACHINE,
     "training.fsdp_config": _ONE_MACHINE,

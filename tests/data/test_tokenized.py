@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from neuralbot.conversation import Conversation, Turn, encode
-from neuralbot.data.tokenized import IGNORED, Tokenized, tokenize
+from neuralbot.conversation import Conversation, Turn, encode, encode_prompt
+from neuralbot.data.tokenized import IGNORED, Tokenized, tokenize, with_short_documents
 from neuralbot.errors import DataError, ModelError
 
 
@@ -94,6 +94,31 @@ def test_a_document_is_shortened_so_that_its_summary_stays_whole(tiny_tokenizer:
     assert tiny_tokenizer.decode([label for label in found["labels"] if label != IGNORED]) == "A library opened.<|end|>"
     assert 90 < len(found["input_ids"]) <= 120
     assert done.notices == ("training rows: 1 of 1 had their document shortened to fit data.max_seq_length=120",)
+
+
+@pytest.mark.parametrize("prompt", [30, 60, 200])
+def test_a_question_about_a_document_has_a_budget_of_its_own(
+    tiny_tokenizer: PreTrainedTokenizerFast, prompt: int
+) -> None:
+    document = "The town opened a library. " * 40
+    turns = (Turn("user", f"{document}\nSummarize.", document=document), Turn("assistant", "A library opened."))
+    rows = [Conversation(turns), row("Q", "A"), row("word " * 250, "A")]
+    done = tokenize(rows, tiny_tokenizer, 600, False, "training rows", prompt)
+    asked = done.rows[0]["labels"].index(next(x for x in done.rows[0]["labels"] if x != IGNORED))
+    assert prompt - 10 < asked <= prompt
+    assert "\nSummarize.<|end|>" in tiny_tokenizer.decode(done.rows[0]["input_ids"])
+    assert done.rows[0]["input_ids"][:asked] == encode_prompt(
+        tiny_tokenizer, with_short_documents(rows, tiny_tokenizer, prompt)[0][0].turns[:1]
+    )
+    assert [len(done.rows[place]["input_ids"]) for place in (1, 2)] == [
+        len(encode(tiny_tokenizer, one).ids) for one in rows[1:]
+    ]
+    assert done.notices == (
+        "training rows: 1 of 3 had their document shortened to fit data.max_seq_length=600 and "
+        f"data.max_prompt_length={prompt}",
+        f"training rows: 1 of 3 ask in more than data.max_prompt_length={prompt} tokens, but not about a document that "
+        "could be shortened: kept as they are",
+    )
 
 
 def test_a_row_that_cannot_be_rendered_is_named(tiny_tokenizer: PreTrainedTokenizerFast) -> None:

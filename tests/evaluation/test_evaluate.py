@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -290,13 +291,12 @@ def test_earlier_answers_do_not_count_for_a_label(
 
 
 def test_the_norm_is_for_each_byte(monkeypatch: pytest.MonkeyPatch, tiny_tokenizer: PreTrainedTokenizerBase) -> None:
-    from neuralbot.evaluation import by_likelihood
+    from neuralbot.evaluation import likelihood
     from neuralbot.evaluation.likelihood import Likelihood
 
     sums = {"no": -4.0, "東京": -9.0}  # for each byte -2 and -1.5, for each character -2 and -4.5
     found = [Likelihood(1, value, 0) for value in sums.values()]
-    monkeypatch.setattr(by_likelihood, "model_of", lambda engine: None)
-    monkeypatch.setattr(by_likelihood, "likelihoods", lambda model, rows, size, report: found)
+    monkeypatch.setattr(likelihood, "of_engine", lambda engine, rows, size, report: found)
     settings = EvaluationArguments(metric="labels", labels=[*sums])
     scored = evaluate(TableEngine(tiny_tokenizer, {}), [row("q", "東京")], settings, "completion")
     assert scored.scores == {"accuracy": 0.0, "accuracy_norm": 1.0}
@@ -440,6 +440,26 @@ def test_with_the_torch_engine(tiny_model: PreTrainedModel, tiny_tokenizer: PreT
     assert [sample.answer for sample in found.samples] == [
         tiny_tokenizer.decode(ids, skip_special_tokens=True) for ids in alone
     ]
+
+
+def test_beams_find_a_likelier_answer(tiny_model: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    """As transformers' own search, question by question."""
+    import torch
+
+    from neuralbot.engines.torch_engine import TorchEngine
+
+    engine = TorchEngine(tiny_model, tiny_tokenizer)
+    settings = EvaluationArguments(metric="rouge", max_new_tokens=6, num_beams=3)
+    found = evaluate(engine, ROWS[:3], settings, "summarization")
+    greedy = evaluate(engine, ROWS[:3], replace(settings, num_beams=1), "summarization")
+    assert [one.answer for one in found.samples] != [one.answer for one in greedy.samples]
+    for one, sample in zip(ROWS[:3], found.samples, strict=True):
+        ids = torch.tensor([encode_prompt(tiny_tokenizer, one.turns[:1])])
+        made = tiny_model.generate(
+            ids, attention_mask=torch.ones_like(ids), num_beams=3, max_new_tokens=6, do_sample=False
+        )
+        answer = tiny_tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
+        assert sample.answer == answer
 
 
 def test_importing_the_loop_loads_neither_torch_nor_transformers() -> None:

@@ -117,6 +117,34 @@ def test_a_data_set_with_training_rows_only_is_divided_and_said(place: Path) -> 
     assert both.notices == ()
 
 
+def test_summaries_are_made_and_scored_as_in_itrex(place: Path) -> None:
+    """Its defaults count, too: documents of 384 tokens, answers of 128, 4 beams."""
+    made = recipe_of(config(None, {"task": "summarization"}))
+    assert made.data.max_prompt_length == 384
+    assert (made.evaluation.max_new_tokens, made.evaluation.num_beams, made.evaluation.max_samples) == (128, 4, 100)
+    assert made.notices == ()
+    given = {"max_source_length": 60, "max_target_length": 20, "num_beams": 2, "max_eval_samples": 7}
+    made = recipe_of(config(None, {"task": "summarization"}, **given))
+    assert made.data.max_prompt_length == 60
+    assert (made.evaluation.max_new_tokens, made.evaluation.num_beams, made.evaluation.max_samples) == (20, 2, 7)
+    assert len(made.notices) == 3
+    assert (recipe_of(config()).data.max_prompt_length, recipe_of(config()).evaluation.num_beams) == (None, 1)
+
+
+def test_documents_of_all_splits_are_shortened(place: Path) -> None:
+    rows = [{"article": f"{word} opened. " * 60, "highlights": f"{word} is open."} for word in ("Oslo", "Bonn", "Rome")]
+    for name in ("rows.json", "test.json"):
+        (place / name).write_text(json.dumps(rows * (8 if name == "rows.json" else 1)))
+    limits = {"max_source_length": 50, "max_target_length": 3, "num_beams": 2, "test_file": "test.json"}
+    result = finetune_model(config(None, {"task": "summarization"}, **limits))
+    manifest = json.loads((result.run_dir / "manifest.json").read_text())
+    told = [notice for notice in manifest["notices"] if "shortened" in notice]
+    assert [notice.partition(":")[0] for notice in told] == ["test rows", "training rows", "validation rows"]
+    assert all(notice.endswith("data.max_prompt_length=50") for notice in told)
+    assert result.after is not None
+    assert max(len(sample.prompt) for sample in result.after.samples) < 200 < len(rows[0]["article"])
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

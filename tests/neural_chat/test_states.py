@@ -67,6 +67,7 @@ VALUES: dict[str, Any] = {
     "peft_path": "./no/adapter",
     "max_train_samples": 3,
     "max_eval_samples": 3,
+    "max_prompt_length": 100,
     "preprocessing_num_workers": 2,
     "GenerationConfig.device": "cuda",
     "RtnConfig.device": "xpu",

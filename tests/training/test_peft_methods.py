@@ -14,10 +14,12 @@ from transformers import AutoModelForCausalLM, FalconConfig, GPTNeoXConfig, MptC
 
 from neuralbot import finetune, recipe
 from neuralbot.arguments import VIRTUAL_TOKENS, FinetuningArguments
+from neuralbot.conversation import Encoded
 from neuralbot.engines.protocol import Sampling
 from neuralbot.engines.torch_engine import TorchEngine
 from neuralbot.engines.virtual_tokens import without_adapter
 from neuralbot.errors import DataError, GenerationError, ModelError
+from neuralbot.evaluation import likelihood
 from neuralbot.modeling import load_for_chat
 from neuralbot.training import adapter
 
@@ -135,6 +137,19 @@ def test_it_answers_as_plain_peft_does(base: Path, tuned: tuple[finetune.Finetun
         assert answer == [token for token in expected[0, len(prompt) :].tolist() if token not in engine.end_ids]
         if beams == 1:
             assert list(engine.stream(prompt, sampling)) == answer
+
+
+def test_it_finds_texts_as_likely_as_plain_peft_does(base: Path, tuned: tuple[finetune.FinetuneResult, Any]) -> None:
+    run = tuned[0].run_dir
+    loaded, plain = load_for_chat(str(run), torch.float32), plain_peft(base, run)
+    rows = [Encoded(list(range(5, 5 + length)), [place > 2 for place in range(length)]) for length in (9, 14, 5)]
+    found = likelihood.of_engine(TorchEngine(loaded.model, loaded.tokenizer), rows, 3)
+    for row, one in zip(rows, found, strict=True):
+        ids = torch.tensor([row.ids])
+        labels = torch.where(torch.tensor([row.target_mask]), ids, -100)
+        with torch.inference_mode():
+            expected = float(plain(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss)
+        assert -one.log_probability / one.targets == pytest.approx(expected, rel=1e-4)
 
 
 def test_its_tokens_take_room_in_the_context(
