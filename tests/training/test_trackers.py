@@ -159,8 +159,9 @@ tell({name: [(one.step, one.value) for one in client.get_metric_history(found.in
 import os
 os.environ["TRACKIO_DIR"] = f"{run}/trackio"
 import trackio
+from trackio.sqlite_storage import SQLiteStorage
 (found,) = trackio.Api().runs("huggingface")
-rows = found.history()
+rows = SQLiteStorage.get_logs("huggingface", found.name)
 tell({name: [(row["train/global_step"], row[key(name)]) for row in rows if key(name) in row] for name in names})
 """,
     # Nothing but its own service reads what it keeps for later: blocks of 32 KiB with parts of records.
