@@ -252,13 +252,14 @@ def training_arguments(prepared: Prepared) -> TrainingArguments:
     from transformers import TrainingArguments
 
     ours = _OURS | {"bf16": prepared.plan.dtype == "bfloat16", "use_cpu": prepared.plan.device == "cpu"}
-    return TrainingArguments(**{"trackio_space_id": None, **prepared.recipe.training, **ours})
+    return TrainingArguments(**prepared.recipe.training | ours)
 
 
 # Values that differ from the library's defaults, each for one reason.
 _OURS: dict[str, Any] = {
     "disable_tqdm": True,  # neuralbot shows its own progress
     "report_to": "none",  # training.trackers starts them, and keeps their failures from ending the run
+    "trackio_space_id": None,  # nothing is pushed to a hub
     "save_only_model": True,  # optimizer files of the library are pickles
     "logging_nan_inf_filter": False,  # a bad loss stops the run, it is not averaged away
     "remove_unused_columns": False,  # rows hold exactly what the collator reads

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from neuralbot import MixedPrecisionConfig, PipelineConfig, build_chatbot, finetune, recipe
+from neuralbot import MixedPrecisionConfig, PipelineConfig, build_chatbot, finetune, recipe, watch
 from neuralbot.modeling import load_for_chat
 from neuralbot.report import files as report
 
@@ -68,6 +68,16 @@ def test_held_out_loss_falls_and_is_recorded(lora_run: finetune.FinetuneResult) 
     assert held_out[0] == lora_run.metrics["eval_loss_before"]
     assert held_out[-1] == lora_run.metrics["eval_loss"]
     assert len([record for record in records if "loss" in record]) == 6
+    assert [record["tokens"] for record in records] == sorted(record["tokens"] for record in records)
+    assert (records[0]["tokens"], records[-1]["tokens"]) == (0, lora_run.metrics["tokens"])
+    assert all(0.1 < record["memory_gb"] < 100 for record in records)
+
+
+def test_the_run_can_be_watched(lora_run: finetune.FinetuneResult, capsys: pytest.CaptureFixture[str]) -> None:
+    assert watch.main([str(lora_run.run_dir)]) == 0
+    assert "finished: step 30 of 30, loss " in capsys.readouterr().out
+    assert (manifest_of(lora_run)["steps"], manifest_of(lora_run)["logging_steps"]) == (30, 5)
+    assert manifest_of(lora_run)["stage"] == "evaluating after tuning"
 
 
 def test_manifest_says_what_was_trained_on_what(lora_run: finetune.FinetuneResult, base: Path) -> None:

@@ -298,6 +298,8 @@ MISTAKES = [
             (RATE, "  lr_scheduler_type: cosine_with_min_lr\n")),
     Mistake("workers", line(11, "belongs to dataloader_num_workers, which is 0"),
             (RATE, "  dataloader_prefetch_factor: 2\n")),
+    Mistake("another tracker", line(11, "unknown tracker 'comet_ml': one of none, all, tensorboard, mlflow"),
+            (RATE, "  report_to: [comet_ml]\n")),
     Mistake("tracker", line(11, "unknown tracker 'tensorbord'"), (RATE, "  report_to: tensorbord\n")),
     Mistake("temperature", line(17, "0 with sampling: write do_sample: false"), ("", "  temperature: 0\n")),
     Mistake("empty stop", line(17, "holds an empty text"), ("", '  stop: [""]\n')),

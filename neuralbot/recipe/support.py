@@ -67,6 +67,7 @@ NO_EFFECT: dict[str, str] = {
     "training.hub_strategy": _NO_HUB,
     "training.hub_always_push": _NO_HUB,
     "training.hub_revision": _NO_HUB,
+    "training.trackio_space_id": _NO_HUB,
     "training.liger_kernel_config": "it belongs to use_liger_kernel, which is not available",
     "training.ignore_data_skip": _NO_RESUME,
     "training.restore_callback_states_from_checkpoint": _NO_RESUME,

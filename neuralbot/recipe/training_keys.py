@@ -33,6 +33,12 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "metric_for_best_model": ("loss", "eval_loss"),
 }
 
+_HELP: dict[str, str] = {
+    "report_to": "Where values go beside metrics.jsonl: none, all that are installed, or some of tensorboard, mlflow, "
+    "trackio, wandb. What they keep on this machine goes into the run folder, or where TENSORBOARD_LOGGING_DIR, "
+    "MLFLOW_TRACKING_URI, TRACKIO_DIR or WANDB_DIR say. A tracker that fails ends no run.",
+}
+
 _COUNT, _SEED, _STEPS, _SHARE = "[1, inf)", "[0, 4294967295]", "(0, inf)", "[0, 1)"
 
 _INTERVALS: dict[str, str] = {
@@ -135,7 +141,7 @@ def _field(name: str, item: ast.AnnAssign, enums: dict[str, tuple[str, ...]]) ->
         kinds=kinds,
         choices=_CHOICES.get(name) or tuple(metadata.get("choices") or ()) or choices,
         default=default,
-        help=str(metadata.get("help") or "").replace("%%", "%"),
+        help=_HELP.get(name) or str(metadata.get("help") or "").replace("%%", "%"),
         interval=_interval(name),
     )
 

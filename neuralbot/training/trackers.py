@@ -2,8 +2,8 @@
 
 What a tracker keeps on this machine goes into the run folder (RUN/tensorboard, RUN/mlflow, RUN/trackio, RUN/wandb),
 unless its own variable names another place: TENSORBOARD_LOGGING_DIR, MLFLOW_TRACKING_URI, TRACKIO_DIR, WANDB_DIR. The
-command line, which may hold a token, and the console are not sent. A tracker that fails is told once and left out: no
-training ends because of it.
+command line, which may hold a token, and the console are not sent. A tracker that fails is told once and left out (but
+for MLflow, whose values travel beside the training and may get through again): no training ends because of it.
 
 The integrations are not left to themselves: they end with the training, though the held-out loss is measured once more
 after it, and open with the first value, which is before the training, and wherever the process happens to stand.
@@ -11,6 +11,7 @@ after it, and open with the first value, which is before the training, and where
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -100,7 +101,7 @@ class Trackers(TrainerCallback):  # type: ignore[misc]
     def _lost(self, name: str, error: Exception) -> None:
         said = " ".join(str(error).split())[:300] or type(error).__name__
         self._note(
-            f"training.report_to: {name} failed and is left out: {_without_login(said)}; metrics.jsonl has all values"
+            f"training.report_to: {name} does not get all values: {_without_login(said)}; metrics.jsonl has them"
         )
 
 
@@ -149,12 +150,17 @@ def _mlflow(trainer: Trainer, folder: Path) -> _Opened:
         folder.mkdir(exist_ok=True)
         mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     callback = MLflowCallback()
+    sending, unheard = logging.getLogger("mlflow.utils.async_logging.async_logging_queue"), _Counted()
+    sending.addFilter(unheard)
 
     def close(failed: bool) -> None:
         try:
             if own_run:
                 mlflow.end_run("FAILED" if failed else "FINISHED")
+            if unheard.count:
+                raise ResourceError(f"{unheard.count} of its messages did not get through")
         finally:
+            sending.removeFilter(unheard)
             if own_place:  # or the next run of this process would go there
                 mlflow.set_tracking_uri(None)
 
@@ -165,6 +171,16 @@ def _mlflow(trainer: Trainer, folder: Path) -> _Opened:
         close(True)
         raise
     return _Opened(callback, place, close)
+
+
+class _Counted(logging.Filter):
+    """Counts what is logged instead of a line for each."""
+
+    count = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self.count += 1
+        return False
 
 
 def _trackio(trainer: Trainer, folder: Path) -> _Opened:
