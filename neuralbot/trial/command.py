@@ -107,6 +107,8 @@ def _learn_and_serve(
     console: Console,
 ) -> Measured:
     """Train and save, then read back and ask; what was measured meanwhile. Raises TrainingDiverged."""
+    import torch
+
     from neuralbot import finetune, hardware
     from neuralbot.engines.torch_engine import TorchEngine
     from neuralbot.training import run_folder
@@ -118,7 +120,9 @@ def _learn_and_serve(
     with run_folder.create(place, recipe_text=text, manifest={}, serving=settings) as folder:
         trainer, losses = finetune.train(small, folder, console, [learning.Enough()])
     checks.run("training", partial(learning.fallen, losses, trainer))
-    trained = serving.ask(TorchEngine(trainer.accelerator.unwrap_model(trainer.model), prepared.tokenizer), taken)
+    model, plan = trainer.accelerator.unwrap_model(trainer.model), prepared.plan
+    with torch.autocast(plan.device, plan.torch_dtype(), enabled=plan.dtype == "bfloat16"):  # as it was trained
+        trained = serving.ask(TorchEngine(model, prepared.tokenizer), taken)
     evaluation_s = max(trainer.state.log_history[-1].get("eval_runtime", 0.0), 1e-3)
     training = learning.speed(prepared.data.train.rows, trainer, whole)
     checks.run("memory", partial(_memory, prepared, training))
