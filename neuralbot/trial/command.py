@@ -12,7 +12,8 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -42,10 +43,20 @@ def main(argv: Sequence[str]) -> int:
     from neuralbot import modeling
 
     modeling.hide_loading_bars()
-    for ending in (signal.SIGTERM, signal.SIGHUP):  # they end it as Ctrl-C does: with the temporary folder removed
-        signal.signal(ending, signal.default_int_handler)
-    trial(recipe, Console(soft_wrap=True))
+    with _ended_as_by_ctrl_c():
+        trial(recipe, Console(soft_wrap=True))
     return 0
+
+
+@contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """Other ways to end a program remove the temporary folder, too."""
+    before = {ending: signal.signal(ending, signal.default_int_handler) for ending in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for ending, handler in before.items():
+            signal.signal(ending, handler)
 
 
 def _parser() -> argparse.ArgumentParser:

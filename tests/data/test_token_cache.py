@@ -27,9 +27,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows were really tokenized, call by call."""
     counts: list[int] = []
 
-    def counting(conversations: Any, *arguments: Any) -> Tokenized:
+    def counting(conversations: Any, *arguments: Any, **more: Any) -> Tokenized:
         counts.append(len(conversations))
-        return tokenize(conversations, *arguments)
+        return tokenize(conversations, *arguments, **more)
 
     monkeypatch.setattr(token_cache, "tokenize", counting)
     return counts

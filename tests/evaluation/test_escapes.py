@@ -182,7 +182,8 @@ def test_the_signs_of_harm_show_harm(world: World) -> None:
     assert SECRET in done["read a key"].stderr
     assert after["files"] != before["files"]
     assert len(after["reached"]) == 3  # type: ignore[arg-type]
-    assert after["signals"] == [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
+    # their order is the kernel's
+    assert set(after["signals"]) == {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
 
 
 def test_a_right_answer_passes_in_both_sandboxes() -> None:
