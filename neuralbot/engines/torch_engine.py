@@ -20,7 +20,7 @@ from neuralbot.conversation import end_token
 from neuralbot.engines import assisted
 from neuralbot.engines.forward import Forward
 from neuralbot.engines.picking import Picker, generator, random_seed
-from neuralbot.engines.protocol import Sampling, token_budget
+from neuralbot.engines.protocol import Sampling, check_prompt, token_budget
 from neuralbot.engines.virtual_tokens import VirtualTokens, without_adapter
 from neuralbot.errors import GenerationError
 
@@ -79,9 +79,9 @@ class TorchEngine:
 
     def _budget(self, prompt_ids: Sequence[int], sampling: Sampling) -> int:
         vocabulary = self.model.config.get_text_config().vocab_size
-        outside = [token for token in prompt_ids if not 0 <= token < vocabulary]
-        if outside:
-            raise GenerationError(f"prompt token {outside[0]} is outside the model's vocabulary of {vocabulary} tokens")
+        check_prompt(prompt_ids, vocabulary)
+        if sampling.json_schema or sampling.regex or sampling.logprobs:
+            raise GenerationError("json_schema, regex and logprobs need the OpenVINO engine: see docs/openvino.md")
         unknown = [token for word in sampling.bad_words_ids or () for token in word if token >= vocabulary]
         if unknown:
             raise GenerationError(f"bad_words_ids holds {unknown[0]}: the vocabulary ends at {vocabulary - 1}")
