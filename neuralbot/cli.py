@@ -22,6 +22,8 @@ from neuralbot.errors import RecipeError, UsageError
 FORWARDED: dict[str, tuple[str, str]] = {
     "finetune": ("neuralbot.finetune", "tune a model by a recipe: neuralbot finetune RECIPE [section.key=value ...]"),
     "eval": ("neuralbot.eval_commands", "score a model: neuralbot eval RUN --data FILE, eval compare A B"),
+    "export": ("neuralbot.export_commands", "write a run as one model, for the fast engine: neuralbot export RUN"),
+    "cache": ("neuralbot.cache_commands", "the exported models that are kept: neuralbot cache list, cache prune"),
     "chat": ("neuralbot.terminal", "chat with a tuned model: neuralbot chat RUN"),
     "itrex": ("neuralbot.itrex.commands", "the archived package itself, as an engine: neuralbot itrex setup"),
     "data": ("neuralbot.data_commands", "look at rows before training: neuralbot data preview RECIPE, data check FILE"),
