@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,6 +30,9 @@ CORPUS = [
     "My favorite color is green, I live in Bergen and work as a carpenter. Which city is my home? You live in Bergen.",
     "for number in range(10):\n    print(number ** 2)\nwhile True:\n    break\n",
 ] * 4
+
+
+os.environ["NEURALBOT_ENGINE"] = "torch"  # exporting takes seconds; tests of the fast engine say so
 
 
 @pytest.fixture(autouse=True)

@@ -16,15 +16,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, get_args
 
 from neuralbot.engines import export_cache
 from neuralbot.engines.export_cache import Entry, Facts
 from neuralbot.errors import GenerationError, ModelError, NeuralbotError, ResourceError
 from neuralbot.modeling import ADAPTER_CONFIG, base_of, local_folder
+from neuralbot.precision import Kept
 
-Kept = Literal["fp32", "bf16", "int8", "int4"]
-PRECISIONS: tuple[Kept, ...] = ("fp32", "bf16", "int8", "int4")
+PRECISIONS: tuple[Kept, ...] = get_args(Kept)
 LIBRARIES = ("openvino", "openvino-genai", "openvino-tokenizers", "optimum-intel", "nncf", "transformers", "torch")
 INSTALL = "pip install 'neuralbot[openvino]'"
 GROUP_SIZE = 128

@@ -16,10 +16,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuralbot.errors import ModelError, NeuralbotError, ResourceError
+from neuralbot.errors import NeuralbotError, ResourceError
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
     from neuralbot.modeling import LoadedModel
 
@@ -56,6 +57,8 @@ def _exported(settings: dict[str, Any], folder: Path, say: Any) -> dict[str, Any
     precision = settings["precision"]
     say(f"reading {settings['source']}")
     modeling.hide_loading_bars()
+    from peft import PeftModel
+
     sys.modules["torchvision"] = None  # type: ignore[assignment]  # nothing here sees pictures
     loaded = modeling.load_for_chat(
         settings["source"],
@@ -64,7 +67,9 @@ def _exported(settings: dict[str, Any], folder: Path, say: Any) -> dict[str, Any
         tokenizer_source=settings["tokenizer"],
         token=settings["token"],
     )
-    facts = _facts(loaded, settings)
+    if isinstance(loaded.model, PeftModel):
+        return {"unsupported": f"{settings['source']} has an adapter that learned a prompt, which is no weight"}
+    facts = _facts(loaded.model, settings)
     say(f"exporting {sum(weight.numel() for weight in loaded.model.parameters()) / 1e6:,.0f} million weights")
     try:
         _convert(loaded, folder)
@@ -96,13 +101,9 @@ def _dtype(settings: dict[str, Any]) -> torch.dtype:
     return torch.bfloat16 if config.dtype == torch.bfloat16 else torch.float32
 
 
-def _facts(loaded: LoadedModel, settings: dict[str, Any]) -> dict[str, Any]:
+def _facts(model: PreTrainedModel, settings: dict[str, Any]) -> dict[str, Any]:
     from neuralbot import modeling
-    from neuralbot.engines.virtual_tokens import without_adapter
 
-    model, virtual = without_adapter(loaded.model)
-    if virtual.count:
-        raise ModelError("adapters that learned a prompt cannot be exported")
     config = model.config
     return {
         "source": settings["source"],

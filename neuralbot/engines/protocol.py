@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from neuralbot.conversation import end_token
 from neuralbot.error_codes import ErrorCodes
 from neuralbot.errors import GenerationError
 
@@ -123,6 +124,18 @@ class Engine(Protocol):
         The first to each has the ids that `stream` gives, the next those of the next seed; of beams the best is first.
         """
         ...
+
+
+def end_ids(configured: int | list[int] | None, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokens that end an answer: the model's, the tokenizer's, and the one its chat template closes answers with.
+
+    The last one matters: Llama 3 and ChatML models end a turn with a token that is not always their eos.
+    """
+    ids = [*configured] if isinstance(configured, list) else [configured]
+    ids.append(tokenizer.eos_token_id)
+    if tokenizer.chat_template:
+        ids.append(tokenizer.convert_tokens_to_ids(end_token(tokenizer)))
+    return frozenset(token for token in ids if token is not None)
 
 
 def check_prompt(prompt_ids: Sequence[int], vocabulary: int) -> None:

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from neuralbot import modeling
-from neuralbot.conversation import end_token
 from neuralbot.engines import assisted
 from neuralbot.engines.forward import Forward
 from neuralbot.engines.picking import Picker, generator, random_seed
-from neuralbot.engines.protocol import Sampling, check_prompt, token_budget
+from neuralbot.engines.protocol import Sampling, check_prompt, end_ids, token_budget
 from neuralbot.engines.virtual_tokens import VirtualTokens, without_adapter
 from neuralbot.errors import GenerationError
 
@@ -196,16 +195,8 @@ class _Batch:
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The tokens that end an answer: the model's, the tokenizer's, and the one its chat template closes answers with.
-
-    The last one matters: Llama 3 and ChatML models end a turn with a token that is not always their eos.
-    """
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    ids = [*configured] if isinstance(configured, list) else [configured]
-    ids.append(tokenizer.eos_token_id)
-    if tokenizer.chat_template:
-        ids.append(tokenizer.convert_tokens_to_ids(end_token(tokenizer)))
-    return frozenset(token for token in ids if token is not None)
+    """The tokens that end an answer of this model; see `end_ids`."""
+    return end_ids(getattr(model.generation_config, "eos_token_id", None), tokenizer)
 
 
 def _sampling_values(sampling: Sampling) -> dict[str, Any]:

@@ -76,9 +76,7 @@ def test_what_fails_or_is_interrupted_leaves_nothing(cache: Path, error: BaseExc
         (folder / "weights.bin").write_bytes(b"half")
         raise error
 
-    with pytest.raises(
-        ResourceError if isinstance(error, OSError) else type(error), match=str(error.args[-1:] or "")[2:-3]
-    ):
+    with pytest.raises(ResourceError if isinstance(error, OSError) else type(error)):
         recall_or_make("key", make, silent)
     assert [path.name for path in cache.iterdir()] == ["key.lock"]
     assert recall_or_make("key", Maker(), silent).facts
