@@ -32,8 +32,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any, tiny_tokenize
 
 @pytest.fixture
 def installed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("openvino_genai")
-    pytest.importorskip("optimum.exporters.openvino")
+    if (name := export.missing()) is not None:
+        pytest.skip(f"{name} is not installed")
     cache: Any = request.config.cache
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache.mkdir("neuralbot")))
     monkeypatch.setenv("NEURALBOT_ENGINE", "auto")

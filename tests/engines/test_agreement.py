@@ -11,13 +11,13 @@ from neuralbot import chat_engine
 from neuralbot.conversation import encode_prompt
 from neuralbot.data import origins
 from neuralbot.data.bad_rows import BadRows
+from neuralbot.engines import export
 from neuralbot.engines.protocol import Sampling
 from neuralbot.evaluation.questions import collect_questions, spread
 from neuralbot.neural_chat.config import PipelineConfig
 from neuralbot.transformers import MixedPrecisionConfig
 
-pytest.importorskip("openvino_genai")
-pytest.importorskip("optimum.exporters.openvino")
+pytestmark = pytest.mark.skipif(export.missing() is not None, reason=f"{export.missing()} is not installed")
 
 DATA = Path(__file__).parents[2] / "data"
 ROWS = (

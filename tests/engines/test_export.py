@@ -16,8 +16,7 @@ from neuralbot import cli
 from neuralbot.engines import export, export_cache
 from neuralbot.errors import ModelError, ResourceError
 
-pytest.importorskip("openvino_genai")
-pytest.importorskip("optimum.exporters.openvino")
+pytestmark = pytest.mark.skipif(export.missing() is not None, reason=f"{export.missing()} is not installed")
 
 
 @pytest.fixture

@@ -19,12 +19,10 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from neuralbot.engines.openvino_engine import Answer, Exported, OpenVinoEngine
 from neuralbot.engines.protocol import Sampling
 from neuralbot.engines.torch_engine import TorchEngine
 from neuralbot.errors import GenerationError
-
-pytest.importorskip("openvino_genai")
-from neuralbot.engines.openvino_engine import Answer, Exported, OpenVinoEngine
 
 GREEDY = Sampling(max_new_tokens=24)
 SAMPLED = Sampling(max_new_tokens=24, do_sample=True, temperature=1.5, top_k=30, top_p=0.9, seed=7)
