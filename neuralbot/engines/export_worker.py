@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuralbot.engines import telemetry
 from neuralbot.errors import NeuralbotError, ResourceError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def main() -> int:
 
 
 def _exported(settings: dict[str, Any], folder: Path, say: Any) -> dict[str, Any]:
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # it would count this use, on Google's servers
+    telemetry.hide()
     from neuralbot import modeling
 
     precision = settings["precision"]

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from neuralbot import hardware
+from neuralbot.engines import telemetry
 from neuralbot.engines.openvino_worker import Request, Worker
 from neuralbot.engines.protocol import Sampling, check_prompt, token_budget
 from neuralbot.errors import GenerationError, ModelError
@@ -177,6 +178,7 @@ def _close(workers: dict[Mode, Worker]) -> None:
 
 def _pipeline(exported: Exported, mode: Mode, draft: Path | None) -> openvino_genai.ContinuousBatchingPipeline:
     """Raises ModelError for what OpenVINO cannot load."""
+    telemetry.hide()
     import openvino_genai
 
     scheduler = openvino_genai.SchedulerConfig()

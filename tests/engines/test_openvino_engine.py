@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -13,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -241,3 +245,10 @@ def test_64_streams_lose_repeat_and_cross_no_token(engine: OpenVinoEngine, token
         for done in [pool.submit(client, number) for number in range(64)]:
             done.result(timeout=600)
     assert given["stopped"] and given["whole"]
+
+
+def test_nobody_is_told_that_it_runs(exported: Exported, tmp_path: Path) -> None:
+    """OpenVINO's telemetry writes a number for the user into the home folder before it sends anything."""
+    program = [sys.executable, "-m", "neuralbot.engines.openvino_check", str(exported.folder), "f32"]
+    subprocess.run(program, check=True, env={**os.environ, "HOME": str(tmp_path)}, capture_output=True)
+    assert list(tmp_path.iterdir()) == []
