@@ -108,31 +108,55 @@ def test_an_end_token_ends_an_answer_and_is_left_out(exported: Exported, engine:
         ending.close()
 
 
-def test_a_closed_stream_stops_within_a_step_and_others_go_on(engine: OpenVinoEngine) -> None:
+def test_a_closed_stream_stops_within_a_step_and_others_go_on(
+    engine: OpenVinoEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     long = replace(GREEDY, max_new_tokens=400)
-    expected = list(engine.stream(PROMPTS[1], long))
-    kept, closed, dropped = (engine.stream(prompt, long) for prompt in (PROMPTS[1], PROMPTS[2], PROMPTS[3]))
-    for answer in (closed, dropped):
+    expected = list(engine.stream(PROMPTS[1], replace(long, max_new_tokens=40)))
+    worker, steps, closed = engine._workers["plain"], [], threading.Event()
+
+    def step(run: Any = worker._step) -> None:
+        after = closed.is_set()
+        run()
+        if after:
+            steps.append(worker._pipeline.get_metrics().requests)
+
+    monkeypatch.setattr(worker, "_step", step)
+    kept, closing, dropped = (engine.stream(prompt, long) for prompt in (PROMPTS[1], PROMPTS[2], PROMPTS[3]))
+    assert isinstance(closing, Answer)
+    for answer in (closing, dropped):
         next(answer)
-    assert isinstance(closed, Answer)
-    closed.close()
-    del dropped
-    assert list(closed) == []
-    assert list(kept) == expected
-    pipeline = engine._workers["plain"]._pipeline
+    closing.close()
+    del answer, dropped
+    closed.set()
+    assert list(closing) == []
+    assert list(islice(kept, 40)) == expected
+    kept.close()  # type: ignore[attr-defined]
     deadline = time.monotonic() + 5
-    while pipeline.has_non_finished_requests() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not pipeline.has_non_finished_requests()
+    while worker._pipeline.has_non_finished_requests() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    ended = len(steps)
+    time.sleep(0.05)
+    assert len(steps) == ended < 400, "the pipeline has nothing to do any more"
+    assert steps[1] == 1, "the two that were left take part in no step after the one that ran"
 
 
 def test_closing_ends_a_reader_that_waits(engine: OpenVinoEngine) -> None:
     answer = engine.stream(PROMPTS[0], replace(GREEDY, max_new_tokens=500))
     assert isinstance(answer, Answer)
-    reader = ThreadPoolExecutor(1).submit(list, answer)
-    time.sleep(0.05)
+    ids: list[int] = []
+    begun = threading.Event()
+
+    def read() -> None:
+        for token in answer:
+            ids.append(token)
+            begun.set()
+
+    reader = ThreadPoolExecutor(1).submit(read)
+    assert begun.wait(5)
     answer.close()
-    assert len(reader.result(timeout=5)) < 500
+    reader.result(timeout=5)
+    assert len(ids) < 500
 
 
 def test_answers_by_a_grammar(exported: Exported, tiny_tokenizer: Any) -> None:
