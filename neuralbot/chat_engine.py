@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from neuralbot import precision
+from neuralbot import hardware, precision
 from neuralbot.arguments import ServingArguments
 from neuralbot.conversation import ensure_chat_template
+from neuralbot.engines import export
 from neuralbot.engines.remote import RemoteEngine, endpoint_engine, openai_engine
 from neuralbot.error_codes import ErrorCodes
 from neuralbot.errors import ModelError, ResourceError
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from neuralbot.engines.protocol import Engine
     from neuralbot.modeling import LoadedModel
 
+ENGINES = ("auto", "openvino", "torch")
 # The names that neural_chat sent to OpenAI; any other name goes there with an openai_config.
 _OPENAI_NAMES = re.compile(r"gpt-(4|3\.5-turbo)[\w.:-]*")
 
@@ -73,9 +76,47 @@ def _remote(config: PipelineConfig) -> RemoteEngine | None:
 def _local(config: PipelineConfig, loading: LoadingModelConfig, notices: list[str]) -> LoadedEngine:
     resolve_model(config.model_name_or_path)  # a misspelt name is found before torch loads
     device = _device(config.device)
+    engine: Engine
+    if (fast := _fast(config, loading, device, notices)) is not None:
+        engine, serving, said = fast
+    else:
+        engine, serving, said = _torch_engine(config, loading, device)
+    notices += said
+    try:
+        return LoadedEngine(engine, ServingArguments(**serving), notices)
+    except TypeError as error:
+        raise ModelError(f"the serving.json of {config.model_name_or_path} cannot be used: {error}") from error
+
+
+def _fast(
+    config: PipelineConfig, loading: LoadingModelConfig, device: Device, notices: list[str]
+) -> tuple[Engine, dict[str, Any], list[str]] | None:
+    """The OpenVINO engine; None where the torch engine is to answer, with a notice if that is no choice of the user."""
+    wanted = hardware.wanted_engine() if config.engine == "auto" else config.engine
+    if wanted not in ENGINES:
+        raise ModelError(f"engine={wanted!r} is not known: expected {', '.join(ENGINES)}")
+    if wanted == "torch" or (wanted == "auto" and (device != "cpu" or export.missing())):
+        return None
+    from neuralbot import fast_engine
+
+    try:
+        if device != "cpu":
+            raise fast_engine.NotOffered(f"it is for processors, not for device={device!r}")
+        return fast_engine.load(config, loading.peft_path, lambda: _torch_engine(config, loading, device)[0])
+    except fast_engine.NotOffered as error:
+        if wanted == "openvino":
+            raise ModelError(f"engine='openvino' cannot answer: {error}") from error
+        notices.append(f"the torch engine answers, which is slower: {error}")
+        return None
+
+
+def _torch_engine(
+    config: PipelineConfig, loading: LoadingModelConfig, device: Device
+) -> tuple[Engine, dict[str, Any], list[str]]:
+    """The engine, the settings stored with the run, and what was adapted."""
     chosen = precision.of(config.optimization_config, device)
     loaded = _load_model(config, loading, chosen)
-    notices += chosen.notices
+    notices = list(chosen.notices)
     style = ensure_chat_template(loaded.tokenizer, config.task or "chat")
     if config.task and style == "tokenizer":
         notices.append(f"PipelineConfig(task={config.task!r}) has no effect: the model brings its own chat template")
@@ -84,10 +125,7 @@ def _local(config: PipelineConfig, loading: LoadingModelConfig, notices: list[st
     from neuralbot.engines.torch_engine import TorchEngine
 
     engine = TorchEngine(loaded.model.to(device), loaded.tokenizer, None if assistant is None else assistant.to(device))
-    try:
-        return LoadedEngine(engine, ServingArguments(**loaded.serving), notices)
-    except TypeError as error:
-        raise ModelError(f"the serving.json of {config.model_name_or_path} cannot be used: {error}") from error
+    return engine, loaded.serving, notices
 
 
 def _load_model(config: PipelineConfig, loading: LoadingModelConfig, chosen: Precision) -> LoadedModel:
@@ -135,12 +173,12 @@ def _load_assistant(config: PipelineConfig, main: LoadedModel, dtype: torch.dtyp
 
 
 def _device(name: str) -> Device:
+    if name == "cpu" or (name == "auto" and "+cpu" in version("torch")):  # importing torch takes a second
+        return "cpu"
     import torch
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cpu":
-        return "cpu"
     if name != "cuda":
         raise ResourceError(
             f"device={name!r} is not supported: expected auto, cpu or cuda", code=ErrorCodes.ERROR_DEVICE_NOT_SUPPORTED

@@ -24,6 +24,8 @@ FORWARDED: dict[str, tuple[str, str]] = {
     "test": ("neuralbot.trial.command", "try a recipe in about a minute before a long run: neuralbot test RECIPE"),
     "watch": ("neuralbot.watch", "follow a run from another terminal: neuralbot watch RUN"),
     "eval": ("neuralbot.eval_commands", "score a model: neuralbot eval RUN --data FILE, eval compare A B"),
+    "export": ("neuralbot.export_commands", "write a run as one model, for the fast engine: neuralbot export RUN"),
+    "cache": ("neuralbot.cache_commands", "the exported models that are kept: neuralbot cache list, cache prune"),
     "chat": ("neuralbot.terminal", "chat with a tuned model: neuralbot chat RUN"),
     "itrex": ("neuralbot.itrex.commands", "the archived package itself, as an engine: neuralbot itrex setup"),
     "report": ("neuralbot.report.commands", "make the report of a run again: neuralbot report RUN"),

@@ -74,6 +74,11 @@ def probe() -> Hardware:
     )
 
 
+def wanted_engine() -> str:
+    """What NEURALBOT_ENGINE says about the engine of chatbots that do not say it themselves: auto without it."""
+    return os.environ.get("NEURALBOT_ENGINE") or "auto"
+
+
 def usable_cpus() -> int:
     """Processors this process may keep busy: its affinity mask, capped by the cgroup's CPU quota."""
     allowed = len(os.sched_getaffinity(0))

@@ -47,7 +47,7 @@ def find(
 
     With HF_HUB_OFFLINE=1 both are those of the last time it was asked. Raises what huggingface_hub raises.
     """
-    from huggingface_hub import HfApi, constants, errors
+    from huggingface_hub import HfApi, constants, errors, snapshot_download
 
     api, today = HfApi(token=token), name
     if not is_offline():
@@ -56,12 +56,30 @@ def find(
             today = api.repo_info(name, repo_type=kind, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT).id
         except json.JSONDecodeError as error:
             raise errors.FileMetadataError("a page that no hub sends") from error
-    commit = api.resolve_revision(name, repo_type=kind, revision=revision, cache_dir=cache_dir).resolved
+    cache = Path(cache_dir or constants.HF_HUB_CACHE)
+    if is_offline():
+        commit = _noted_commit(cache, kind, name, revision)
+    else:  # of no file: what the revision stands for is asked, and noted in the cache for a time without a hub
+        folder: str = snapshot_download(
+            name, repo_type=kind, revision=revision, token=token, cache_dir=cache_dir, allow_patterns=[]
+        )
+        commit = Path(folder).name
     if is_offline() and "/" not in name:
-        cache = Path(cache_dir or constants.HF_HUB_CACHE)
         moved = next(cache.glob(f"{kind}s--*--{name}/snapshots/{commit}"), None)
         today = moved.parents[1].name.split("--", 1)[1].replace("--", "/") if moved else name
     return today, commit
+
+
+def _noted_commit(cache: Path, kind: Kind, name: str, revision: str | None) -> str:
+    """What the revision stood for when the hub was asked last; the layout of the cache is a documented one."""
+    from huggingface_hub import errors
+
+    if revision and _COMMIT.fullmatch(revision):
+        return revision
+    try:
+        return (cache / f"{kind}s--{name.replace('/', '--')}" / "refs" / (revision or "main")).read_text().strip()
+    except OSError as error:
+        raise errors.LocalEntryNotFoundError(f"{name} was never asked for at {revision or 'main'}") from error
 
 
 def download_model(
@@ -142,7 +160,7 @@ def _sentence(error: BaseException, kind: Kind, name: str, revision: str | None)
     thing = f"{_THING[kind]} {name}"
     page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{name}"
     later = "set HF_HUB_OFFLINE=1 to work with what was downloaded before"
-    missing = (errors.EntryNotFoundError, errors.RevisionResolutionError, errors.OfflineModeIsEnabled)
+    missing = (errors.EntryNotFoundError, errors.OfflineModeIsEnabled)
     if isinstance(error, errors.GatedRepoError):
         if error.response.status_code == 401:
             return f"{thing} is gated: accept its licence at {page}, then {_LOG_IN}"

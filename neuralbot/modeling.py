@@ -139,17 +139,31 @@ def load_tokenizer(
     """The tokenizer of a model or run. Raises ModelError."""
     folder = local_folder(source, weights=False, revision=revision, token=token, cache_dir=cache_dir)
     prepare_transformers()
-    from transformers import AutoTokenizer
-
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise ModelError(
             f"{source} has no tokenizer: expected one of {', '.join(TOKENIZER_FILES)} in it",
             code=ErrorCodes.ERROR_TOKENIZER_NOT_FOUND,
         )
+    load: Any
+    if _is_plain(folder):
+        from transformers import PreTrainedTokenizerFast
+
+        load = PreTrainedTokenizerFast.from_pretrained
+    else:
+        from transformers import AutoTokenizer
+
+        load = AutoTokenizer.from_pretrained
     tokenizer: PreTrainedTokenizerBase = loading(
-        f"the tokenizer of {source}", lambda: AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        f"the tokenizer of {source}", lambda: load(str(folder), trust_remote_code=False)
     )
     return tokenizer
+
+
+def _is_plain(folder: Path) -> bool:
+    """Whether its class is the general one, which is there in half the time that AutoTokenizer takes to be imported."""
+    settings = folder / "tokenizer_config.json"
+    kind = _read_json(settings).get("tokenizer_class") if settings.is_file() else None
+    return kind in ("TokenizersBackend", "PreTrainedTokenizerFast") and (folder / "tokenizer.json").is_file()
 
 
 def row_limit(args: ModelArguments, max_seq_length: int, virtual_tokens: int = 0) -> int:
@@ -253,27 +267,51 @@ def load_for_chat(
     named, else the adapter's, else the model's. load_plain: reads a model without an adapter, in place of `load_base`.
     Raises ModelError.
     """
+    parts = parts_of(source, peft_path=peft_path, token=token, cache_dir=cache_dir)
+    tokenizer = parts.load_tokenizer(tokenizer_source, token=token, cache_dir=cache_dir)
+    if parts.adapter is None:
+        model = (load_plain or load_base)(parts.base, dtype, token=token, cache_dir=cache_dir)
+    else:
+        model = _with_adapter(parts.adapter, parts.base, dtype, parts.revision, token, cache_dir)
+    return LoadedModel(model, tokenizer, read_serving(parts.home), parts.base)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where what a chatbot runs lies; home: the folder of the run, with tokenizer and settings."""
+
+    home: Path
+    base: str
+    revision: str | None = None
+    adapter: Path | None = None
+
+    def load_tokenizer(
+        self, source: str | None = None, *, token: str | None = None, cache_dir: str | None = None
+    ) -> PreTrainedTokenizerBase:
+        """The one of `source`, else the run's, else the base's. Raises ModelError."""
+        has_tokenizer = any((self.home / name).is_file() for name in TOKENIZER_FILES)
+        return load_tokenizer(
+            source or (str(self.home) if has_tokenizer else self.base),
+            revision=None if source else self.revision,
+            token=token,
+            cache_dir=cache_dir,
+        )
+
+
+def parts_of(
+    source: str, *, peft_path: str | None = None, token: str | None = None, cache_dir: str | None = None
+) -> Parts:
+    """What `source`, with the adapter in `peft_path`, is made of; downloads what is on the hub. Raises ModelError."""
     place = local_folder(source, weights=True, token=token, cache_dir=cache_dir)
     adapter = local_folder(peft_path, weights=True, token=token, cache_dir=cache_dir) if peft_path else None
-    base, revision = source, None
     if (place / ADAPTER_CONFIG).is_file():
         if adapter:
             raise ModelError(f"{source} is an adapter: peft_path={peft_path} cannot go on top of it; give one of them")
         adapter = place
-        base, revision = base_of(adapter)
-    home = adapter or place
-    has_tokenizer = any((home / name).is_file() for name in TOKENIZER_FILES)
-    tokenizer = load_tokenizer(
-        tokenizer_source or (str(home) if has_tokenizer else base),
-        revision=None if tokenizer_source else revision,
-        token=token,
-        cache_dir=cache_dir,
-    )
-    if adapter is None:
-        model = (load_plain or load_base)(base, dtype, token=token, cache_dir=cache_dir)
-    else:
-        model = _with_adapter(adapter, base, dtype, revision, token, cache_dir)
-    return LoadedModel(model, tokenizer, read_serving(home), base)
+    elif adapter is None:
+        return Parts(place, source)
+    base, revision = base_of(adapter) if adapter == place else (source, None)
+    return Parts(adapter, base, revision, adapter)
 
 
 def _with_adapter(
@@ -284,8 +322,7 @@ def _with_adapter(
     if not (adapter / ADAPTER_WEIGHTS).is_file():
         raise ModelError(f"the adapter in {adapter} has no {ADAPTER_WEIGHTS}{_pickle_advice(adapter)}")
     # As stored, so that merging rounds once; an adapter that is not merged is read in the dtype of its base.
-    kind = _read_json(adapter / ADAPTER_CONFIG).get("peft_type")
-    base_dtype: torch.dtype | Literal["auto"] = dtype if kind in UNMERGED else "auto"
+    base_dtype: torch.dtype | Literal["auto"] = dtype if peft_type(adapter) in UNMERGED else "auto"
     try:
         config = str(adapter / BASE_CONFIG) if (adapter / BASE_CONFIG).is_dir() else None
         place = {"revision": revision, "token": token, "cache_dir": cache_dir}
@@ -350,6 +387,12 @@ def base_of(adapter: Path) -> tuple[str, str | None]:
     if Path(name).parts[-2:] == ("neuralbot", SEEDLING):
         return SEEDLING, None
     return name, revision if isinstance(revision, str) else None
+
+
+def peft_type(adapter: Path) -> str | None:
+    """The kind of an adapter, by peft's name. Raises ModelError."""
+    kind: str | None = _read_json(adapter / ADAPTER_CONFIG).get("peft_type")
+    return kind
 
 
 def read_serving(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """PipelineConfig(optimization_config=...) -> the number format that a model is loaded in.
 
-The weight-only configs of ITREX and transformers become our own frozen layers: int8 with a scale for each output, nf4
+On the OpenVINO engine the weight-only configs of ITREX become int8 and int4 of NNCF. On the torch engine, and those of
+transformers always, they become our own frozen layers: int8 with a scale for each output, nf4
 and fp4 in blocks of 64. Configs are known by the names of their classes and fields. No torch before one is read.
 """
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from neuralbot.kernels.quantized import Quantize
 
 Device = Literal["cpu", "cuda"]
+Kept = Literal["fp32", "bf16", "int8", "int4"]
 
 _CALIBRATED = ("GPTQConfig", "AwqConfig", "TeqConfig", "AutoRoundConfig")
 _ACTIVATIONS = ("SmoothQuantConfig", "StaticQuantConfig", "DynamicQuantConfig", "QuantAwareTrainingConfig")
@@ -78,6 +80,55 @@ class Precision:
         return quantizer(self.bits, self.kind, self.double)
 
 
+@dataclass(frozen=True)
+class Exported:
+    """How a model is exported for OpenVINO, and what it is computed in. group_size: -1 is a row."""
+
+    kept: Kept
+    computed: Literal["f32", "bf16"]
+    group_size: int = 128
+    symmetric: bool = False
+    notices: list[str] = field(default_factory=list)
+
+
+def for_openvino(config: Any) -> Exported | None:
+    """What an optimization_config asks of the OpenVINO engine; None: only the torch engine can honour it.
+
+    Raises ModelError for what no engine can.
+    """
+    name = type(config).__name__
+    if config is None or name in ("MixedPrecisionConfig", "AMPConfig"):
+        return _mixed_exported(getattr(config, "dtype", "bfloat16"))
+    if name not in ("RtnConfig", "WeightOnlyQuantConfig"):
+        return None
+    bits, kind = _asked_weights(config, name)
+    if kind in ("nf4", "fp4") and not str(config.weight_dtype or "int4").startswith("int4"):
+        return None
+    if bits == 4 and config.use_double_quant:
+        return None
+    _refuse(config, name)
+    native = hardware.has_bf16()
+    word = _word(config.compute_dtype)
+    computed: Literal["f32", "bf16"] = "bf16" if native and word != "float32" else "f32"
+    shown = {"f32": "float32", "bf16": "bfloat16"}[computed]
+    grain = "one scale for each output" if bits == 8 else f"a scale for each {config.group_size} of them"
+    if config.group_size == -1:
+        grain = "one scale for each output"
+    instead = "" if config.compute_dtype is None or word == shown else f" instead of {word}"
+    notices = [f"{name}: the weights are kept in int{bits}, {grain}, computed in {shown}{instead}"]
+    notices += _without_effect(config, name, "the OpenVINO engine does", honoured=("sym", "group_size"))
+    return Exported("int8" if bits == 8 else "int4", computed, config.group_size, bool(config.sym), notices)
+
+
+def _mixed_exported(name: str) -> Exported | None:
+    native = {"bfloat16": hardware.has_bf16, "float16": hardware.has_fp16}.get(name)
+    if native is None:
+        return Exported("fp32", "f32")
+    if not native():
+        return Exported("fp32", "f32", notices=[_not_native(name)])
+    return Exported("bf16", "bf16") if name == "bfloat16" else None
+
+
 def of(config: Any, device: Device) -> Precision:
     """What an optimization_config asks for, on that device. Raises ModelError for what cannot be honoured."""
     name = type(config).__name__
@@ -107,21 +158,33 @@ def _mixed(name: str, device: Device) -> Precision:
 
     native = {"bfloat16": hardware.has_bf16, "float16": hardware.has_fp16}.get(name)
     if device == "cpu" and native and not native():
-        notice = f"float32 is used instead of {name}: this processor has no instructions for it"
-        return Precision(torch.float32, notices=[notice])
+        return Precision(torch.float32, notices=[_not_native(name)])
     return Precision({"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[name])
 
 
-def _rtn(config: Any, name: str) -> Precision:
-    asked = getattr(config, "weight_dtype", None) or {8: "int8", 4: "int4_clip"}.get(getattr(config, "bits", 4))
-    if asked not in _WEIGHTS:
+def _not_native(name: str) -> str:
+    return f"float32 is used instead of {name}: this processor has no instructions for it"
+
+
+def _asked(config: Any) -> Any:
+    return getattr(config, "weight_dtype", None) or {8: "int8", 4: "int4_clip"}.get(getattr(config, "bits", 4))
+
+
+def _asked_weights(config: Any, name: str) -> tuple[int, str]:
+    """The bits of a weight, and the format of our own layers."""
+    if (asked := _asked(config)) not in _WEIGHTS:
         raise _error(
             name,
             f"{name}(bits={getattr(config, 'bits', None)!r}, weight_dtype={getattr(config, 'weight_dtype', None)!r}): "
             f"expected bits=8 or 4, and weight_dtype {', '.join(_WEIGHTS)} or none",
         )
+    return _WEIGHTS[asked]
+
+
+def _rtn(config: Any, name: str) -> Precision:
+    asked = _asked(config)
+    bits, kind = _asked_weights(config, name)
     _refuse(config, name)
-    bits, kind = _WEIGHTS[asked]
     double = bits == 4 and bool(getattr(config, "use_double_quant", False))
     instead = "" if asked == kind else f" instead of {asked}"
     return _weight_only(config, name, bits, kind, double, getattr(config, "compute_dtype", None), instead)
@@ -142,10 +205,15 @@ def _weight_only(config: Any, name: str, bits: int, kind: str, double: bool, com
     dtype, computed = _compute_dtype(compute, bits)
     grain = "one scale for each output" if bits == 8 else f"blocks of 64{', their scales in 8 bits' * double}"
     notices = [f"{name}: linear layers are kept in {kind}{instead}, {grain}, computed {computed}"]
-    for entry, silent in _NO_EFFECT.items():
-        if (value := getattr(config, entry, None)) not in silent:
-            notices.append(f"{name}({entry}={value!r}) has no effect: neuralbot's own layers do not know it")
-    return Precision(dtype, bits, kind, double, notices)
+    return Precision(dtype, bits, kind, double, notices + _without_effect(config, name, "neuralbot's own layers do"))
+
+
+def _without_effect(config: Any, name: str, who: str, honoured: tuple[str, ...] = ()) -> list[str]:
+    return [
+        f"{name}({entry}={value!r}) has no effect: {who} not know it"
+        for entry, silent in _NO_EFFECT.items()
+        if entry not in honoured and (value := getattr(config, entry, None)) not in silent
+    ]
 
 
 def _compute_dtype(asked: Any, bits: int) -> tuple[torch.dtype, str]:
@@ -153,13 +221,17 @@ def _compute_dtype(asked: Any, bits: int) -> tuple[torch.dtype, str]:
     processor has no bfloat16."""
     import torch
 
-    word = str(asked).removeprefix("torch.")
-    word = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(word, word)
+    word = _word(asked)
     dtype = torch.float32 if word == "float32" or not hardware.has_bf16() else torch.bfloat16
     shown = str(dtype).removeprefix("torch.")
     words = f"in integers beside {shown}" if bits == 8 else f"in {shown}"
     fits = asked is None or word == shown or (word == "int8" and bits == 8)
     return dtype, words if fits else f"{words} instead of {word}"
+
+
+def _word(asked: Any) -> str:
+    word = str(asked).removeprefix("torch.")
+    return {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(word, word)
 
 
 def _refuse(config: Any, name: str) -> None:

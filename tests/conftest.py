@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
 
+from neuralbot.modeling import prepare_transformers
+
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+prepare_transformers()  # before test modules import transformers: optimum-intel brings a torchvision that breaks it
 settings.register_profile("same", derandomize=True)  # a gate has to say the same twice
 settings.load_profile("same")  # pytest --hypothesis-profile=default draws anew
 
@@ -30,6 +34,9 @@ CORPUS = [
     "My favorite color is green, I live in Bergen and work as a carpenter. Which city is my home? You live in Bergen.",
     "for number in range(10):\n    print(number ** 2)\nwhile True:\n    break\n",
 ] * 4
+
+
+os.environ["NEURALBOT_ENGINE"] = "torch"  # exporting takes seconds; tests of the fast engine say so
 
 
 @pytest.fixture(autouse=True)

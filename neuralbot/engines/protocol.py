@@ -6,10 +6,13 @@ touching them. No torch here, and no text: stop strings are carried for the text
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from neuralbot.conversation import end_token
 from neuralbot.error_codes import ErrorCodes
 from neuralbot.errors import GenerationError
 
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MAX_NEW_TOKENS = 32768
+MAX_STOP_STRINGS = 64
+MAX_GRAMMAR = 65536  # characters
 GREEDY_BELOW = 1e-5  # dividing logits by less than this overflows; the pick is the largest logit anyway
 
 
@@ -38,6 +43,9 @@ class Sampling:
     num_beams: int = 1
     bad_words_ids: tuple[tuple[int, ...], ...] | None = None
     num_return_sequences: int = 1
+    logprobs: bool = False  # those of the answer's tokens; see OpenVinoEngine
+    json_schema: str | None = None  # the answer is JSON of this form
+    regex: str | None = None  # the answer matches it as a whole
 
     def __post_init__(self) -> None:
         _require(_real(self.temperature, 0, 100), "temperature", self.temperature, "a number from 0 to 100")
@@ -88,6 +96,8 @@ class Sampling:
             self.bad_words_ids,
             "None or a tuple of tuples of token ids",
         )
+        _require(len(self.stop) <= MAX_STOP_STRINGS, "stop", f"{len(self.stop)} strings", f"at most {MAX_STOP_STRINGS}")
+        _require_grammar(self.json_schema, self.regex)
 
     @property
     def greedy(self) -> bool:
@@ -116,6 +126,25 @@ class Engine(Protocol):
         ...
 
 
+def end_ids(configured: int | list[int] | None, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokens that end an answer: the model's, the tokenizer's, and the one its chat template closes answers with.
+
+    The last one matters: Llama 3 and ChatML models end a turn with a token that is not always their eos.
+    """
+    ids = [*configured] if isinstance(configured, list) else [configured]
+    ids.append(tokenizer.eos_token_id)
+    if tokenizer.chat_template:
+        ids.append(tokenizer.convert_tokens_to_ids(end_token(tokenizer)))
+    return frozenset(token for token in ids if token is not None)
+
+
+def check_prompt(prompt_ids: Sequence[int], vocabulary: int) -> None:
+    """Raises GenerationError for a token that the model does not know."""
+    outside = [token for token in prompt_ids if not 0 <= token < vocabulary]
+    if outside:
+        raise GenerationError(f"prompt token {outside[0]} is outside the model's vocabulary of {vocabulary} tokens")
+
+
 def token_budget(prompt_length: int, max_new_tokens: int, context_length: int | None) -> int:
     """How many tokens may be generated: `max_new_tokens`, or what the context leaves.
 
@@ -137,6 +166,19 @@ def token_budget(prompt_length: int, max_new_tokens: int, context_length: int | 
 def _require(fine: bool, name: str, value: object, expected: str) -> None:
     if not fine:
         raise GenerationError(f"{name}={value!r} cannot be used: expected {expected}")
+
+
+def _require_grammar(json_schema: Any, regex: Any) -> None:
+    """What is plainly wrong is found here: an engine would only find it while it works on others' answers."""
+    _require(json_schema is None or regex is None, "json_schema and regex", "both", "one of them")
+    for name, text, read in (("json_schema", json_schema, json.loads), ("regex", regex, re.compile)):
+        if text is None:
+            continue
+        _require(isinstance(text, str) and 0 < len(text) <= MAX_GRAMMAR, name, text, f"1 to {MAX_GRAMMAR} characters")
+        try:
+            read(text)
+        except (ValueError, RecursionError, re.error) as error:
+            raise GenerationError(f"{name}={text[:200]!r} cannot be used: {error}") from error
 
 
 def _real(value: Any, least: float, most: float) -> bool:

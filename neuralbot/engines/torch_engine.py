@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from neuralbot import modeling
-from neuralbot.conversation import end_token
 from neuralbot.engines import assisted
 from neuralbot.engines.forward import Forward
 from neuralbot.engines.picking import Picker, generator, random_seed
-from neuralbot.engines.protocol import Sampling, token_budget
+from neuralbot.engines.protocol import Sampling, check_prompt, end_ids, token_budget
 from neuralbot.engines.virtual_tokens import VirtualTokens, without_adapter
 from neuralbot.errors import GenerationError
 
@@ -79,9 +78,9 @@ class TorchEngine:
 
     def _budget(self, prompt_ids: Sequence[int], sampling: Sampling) -> int:
         vocabulary = self.model.config.get_text_config().vocab_size
-        outside = [token for token in prompt_ids if not 0 <= token < vocabulary]
-        if outside:
-            raise GenerationError(f"prompt token {outside[0]} is outside the model's vocabulary of {vocabulary} tokens")
+        check_prompt(prompt_ids, vocabulary)
+        if sampling.json_schema or sampling.regex or sampling.logprobs:
+            raise GenerationError("json_schema, regex and logprobs need the OpenVINO engine: see docs/openvino.md")
         unknown = [token for word in sampling.bad_words_ids or () for token in word if token >= vocabulary]
         if unknown:
             raise GenerationError(f"bad_words_ids holds {unknown[0]}: the vocabulary ends at {vocabulary - 1}")
@@ -196,16 +195,8 @@ class _Batch:
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The tokens that end an answer: the model's, the tokenizer's, and the one its chat template closes answers with.
-
-    The last one matters: Llama 3 and ChatML models end a turn with a token that is not always their eos.
-    """
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    ids = [*configured] if isinstance(configured, list) else [configured]
-    ids.append(tokenizer.eos_token_id)
-    if tokenizer.chat_template:
-        ids.append(tokenizer.convert_tokens_to_ids(end_token(tokenizer)))
-    return frozenset(token for token in ids if token is not None)
+    """The tokens that end an answer of this model; see `end_ids`."""
+    return end_ids(getattr(model.generation_config, "eos_token_id", None), tokenizer)
 
 
 def _sampling_values(sampling: Sampling) -> dict[str, Any]:

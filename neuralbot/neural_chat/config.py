@@ -82,6 +82,7 @@ class PipelineConfig:
     assistant_model: str | None = None
     serving_config: ServingConfig | None = None
     openai_config: OpenAIConfig | None = None
+    engine: str = "auto"  # openvino where it is installed and runs, else torch; or one of these two
 
 
 @dataclass

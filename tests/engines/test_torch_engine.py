@@ -235,3 +235,24 @@ def test_values_out_of_range_are_refused_by_name(name: str, values: list[Any]) -
 def test_values_at_the_borders_are_taken() -> None:
     Sampling(temperature=0, top_k=0, top_p=1, repetition_penalty=0.01, max_new_tokens=1, seed=0)
     Sampling(temperature=100, max_new_tokens=32768, seed=2**63 - 1, stop=("x",), bad_words_ids=((1, 2), (3,)))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"stop": ("x",) * 10_000}, "10000 strings.*at most 64"),
+        ({"json_schema": "{}", "regex": "a"}, "expected one of them"),
+        ({"json_schema": "{"}, "json_schema='{' cannot be used"),
+        ({"regex": "((("}, "regex=.* cannot be used: missing"),
+        ({"regex": ""}, "1 to 65536 characters"),
+    ],
+)
+def test_values_out_of_their_range(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(GenerationError, match=words):
+        Sampling(**values)
+
+
+def test_what_only_the_fast_engine_has_is_refused(engine: TorchEngine) -> None:
+    for asked in ({"json_schema": "{}"}, {"regex": "a"}, {"logprobs": True}):
+        with pytest.raises(GenerationError, match="need the OpenVINO engine"):
+            engine.stream([5], Sampling(**asked))

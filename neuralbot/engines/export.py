@@ -1,0 +1,160 @@
+"""A run or model -> a folder that the OpenVINO engine loads; kept, so that it is made once.
+
+The work is done by another process (export_worker): it needs several times the memory of the result, and libraries
+that are not to be in this process. What is kept depends on the files of the model, the settings and the libraries.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, get_args
+
+from neuralbot.engines import export_cache
+from neuralbot.engines.export_cache import Entry, Facts
+from neuralbot.errors import GenerationError, ModelError, NeuralbotError, ResourceError
+from neuralbot.modeling import ADAPTER_CONFIG, base_of, local_folder
+from neuralbot.precision import Kept
+
+PRECISIONS: tuple[Kept, ...] = get_args(Kept)
+LIBRARIES = ("openvino", "openvino-genai", "openvino-tokenizers", "optimum-intel", "nncf", "transformers", "torch")
+INSTALL = "pip install 'neuralbot[openvino]'"
+GROUP_SIZE = 128
+_FORM = 1  # of what is kept; another number makes all anew
+_PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 3.2, "int4": 2.8}  # a weight, with what the compression is made from
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What is exported, and how. group_size: weights with a scale of their own, in int4; -1: a row.
+
+    token: for the hub, no part of what is kept.
+    """
+
+    source: str
+    precision: Kept = "bf16"
+    peft_path: str | None = None
+    tokenizer: str | None = None
+    group_size: int = GROUP_SIZE
+    symmetric: bool = False
+    token: str | None = field(default=None, repr=False)
+
+
+class Unsupported(GenerationError):
+    """A model that OpenVINO cannot run; the message says why."""
+
+
+def missing() -> str | None:
+    """Which of the libraries is not installed; None: all are."""
+    for name in LIBRARIES:
+        try:
+            version(name)
+        except PackageNotFoundError:
+            return name
+    return None
+
+
+def exported(spec: Spec, say: Callable[[str], None] = print) -> Entry:
+    """The exported model of `spec`, made if it is not kept; `say` gets a line for each step.
+
+    Raises ModelError for a model that cannot be loaded, Unsupported for one that OpenVINO does not run, ResourceError
+    where the disk or the memory is too small.
+    """
+    if (name := missing()) is not None:
+        raise ModelError(f"{name} is not installed: {INSTALL}")
+    entry = export_cache.recall_or_make(key(spec), lambda folder: _made(spec, folder, say), say)
+    if (why := entry.facts.get("unsupported")) is not None:
+        raise Unsupported(why)
+    return entry
+
+
+def key(spec: Spec) -> str:
+    """A digest of the files, the settings and the libraries."""
+    settings = {name: value for name, value in asdict(spec).items() if name not in ("source", "peft_path", "token")}
+    settings["tokenizer"] = None
+    if spec.precision != "int4":
+        settings["group_size"] = None
+    state = hashlib.sha256(json.dumps([_FORM, settings, [version(name) for name in LIBRARIES]]).encode())
+    for folder in _folders(spec):
+        for path in sorted({path for pattern in _PATTERNS for path in folder.glob(pattern)}):
+            state.update(f"{path.name} {export_cache.digest(path)}\n".encode())
+    return state.hexdigest()[:40]
+
+
+def _folders(spec: Spec) -> list[Path]:
+    """All that the model is made of."""
+    names = [name for name in (spec.source, spec.peft_path, spec.tokenizer) if name]
+    folders = [local_folder(name, weights=name != spec.tokenizer, token=spec.token) for name in names]
+    for folder in list(folders):
+        if (folder / ADAPTER_CONFIG).is_file():
+            base, revision = base_of(folder)
+            folders.append(local_folder(base, weights=True, revision=revision, token=spec.token))
+    return folders
+
+
+def _made(spec: Spec, folder: Path, say: Callable[[str], None]) -> Facts:
+    _require_room(spec, folder)
+    with tempfile.TemporaryFile() as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "neuralbot.engines.export_worker", str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+        )
+        try:
+            assert worker.stdin is not None and worker.stdout is not None
+            worker.stdin.write(json.dumps(asdict(spec)).encode())
+            worker.stdin.close()
+            facts = _followed(worker.stdout, spec, say)
+            status = worker.wait()
+        finally:
+            worker.kill()
+            worker.wait()
+        if facts is None:
+            raise ResourceError(_ended(spec, status, log))
+    return facts
+
+
+def _followed(lines: IO[bytes], spec: Spec, say: Callable[[str], None]) -> Facts | None:
+    """The facts that come at the end; None: the worker ended without them."""
+    for line in lines:
+        message = json.loads(line)
+        if "say" in message:
+            say(message["say"])
+        elif "unsupported" in message:
+            return {"source": spec.source, "unsupported": message["unsupported"]}
+        elif "error" in message:
+            kinds: dict[str, type[NeuralbotError]] = {"ModelError": ModelError, "ResourceError": ResourceError}
+            raise kinds[message["error"]](message["message"])
+        else:
+            facts: Facts = message["facts"]
+            return facts
+    return None
+
+
+def _ended(spec: Spec, status: int, log: IO[bytes]) -> str:
+    log.seek(0)
+    lines = log.read().decode(errors="replace").strip().splitlines()
+    if status == -9:
+        return f"the export of {spec.source} was killed, most likely for want of memory: use a machine with more"
+    return f"the export of {spec.source} ended with status {status}: {lines[-1] if lines else 'it said nothing'}"
+
+
+def _require_room(spec: Spec, folder: Path) -> None:
+    stored = sum(path.stat().st_size for place in _folders(spec) for path in place.glob("*.safetensors"))
+    needed = int(stored / 2 * _BYTES[spec.precision])  # stored in two bytes a weight; in four it is an overestimate
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ResourceError(
+            f"the export of {spec.source} needs about {needed / 1e9:.1f} GB in {folder.parent}, where "
+            f"{free / 1e9:.1f} GB are free: see `neuralbot cache prune`, or set XDG_CACHE_HOME"
+        )

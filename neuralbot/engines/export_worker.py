@@ -1,0 +1,170 @@
+"""The process that exports a model: `python -m neuralbot.engines.export_worker FOLDER`, its settings as JSON on stdin.
+
+It answers in lines of JSON: {"say": text} for each step, and at the end {"facts": ...}, {"unsupported": why} or
+{"error": class, "message": text}.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import sys
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuralbot.engines import telemetry
+from neuralbot.errors import NeuralbotError, ResourceError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from neuralbot.modeling import LoadedModel
+
+MODEL = "openvino_model.xml"
+
+
+def main() -> int:
+    settings = json.load(sys.stdin)
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # libraries may print; only answers go to our reader
+
+    def answer(**content: Any) -> None:
+        print(json.dumps(content), file=answers)
+
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    try:
+        answer(**_exported(settings, Path(sys.argv[1]), lambda text: answer(say=text)))
+    except NeuralbotError as error:
+        kind = "ResourceError" if isinstance(error, ResourceError) else "ModelError"
+        answer(error=kind, message=str(error))
+    except MemoryError:
+        answer(error="ResourceError", message="the export needs more memory than there is")
+    except OSError as error:
+        full = " (the disk is full: see `neuralbot cache prune`)" if error.errno == errno.ENOSPC else ""
+        answer(error="ResourceError", message=f"the export cannot write: {error.strerror}{full}")
+    return 0
+
+
+def _exported(settings: dict[str, Any], folder: Path, say: Any) -> dict[str, Any]:
+    telemetry.hide()
+    from neuralbot import modeling
+
+    precision = settings["precision"]
+    say(f"reading {settings['source']}")
+    modeling.hide_loading_bars()
+    from peft import PeftModel
+
+    sys.modules["torchvision"] = None  # type: ignore[assignment]  # nothing here sees pictures
+    loaded = modeling.load_for_chat(
+        settings["source"],
+        _dtype(settings),
+        peft_path=settings["peft_path"],
+        tokenizer_source=settings["tokenizer"],
+        token=settings["token"],
+    )
+    if isinstance(loaded.model, PeftModel):
+        return {"unsupported": f"{settings['source']} has an adapter that learned a prompt, which is no weight"}
+    facts = _facts(loaded.model, settings)
+    say(f"exporting {sum(weight.numel() for weight in loaded.model.parameters()) / 1e6:,.0f} million weights")
+    try:
+        _convert(loaded, folder)
+    except (ValueError, NotImplementedError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        return {
+            "unsupported": f"{settings['source']} ({facts['model_type']}) cannot be exported for OpenVINO: {reason}"
+        }
+    del loaded
+    if precision in ("int8", "int4"):
+        say(f"keeping the weights in {precision}")
+        _compress(folder / MODEL, settings)
+    _check(folder / MODEL)
+    return {"facts": facts}
+
+
+def _dtype(settings: dict[str, Any]) -> torch.dtype:
+    """float32 where the weights are to be rounded again, unless bfloat16 holds all that is stored."""
+    import torch
+
+    from neuralbot import modeling
+
+    if settings["precision"] in ("fp32", "bf16"):
+        return {"fp32": torch.float32, "bf16": torch.bfloat16}[settings["precision"]]
+    folder = modeling.local_folder(settings["source"], weights=False, token=settings["token"])
+    if settings["peft_path"] or (folder / modeling.ADAPTER_CONFIG).is_file():
+        return torch.float32
+    config = modeling.load_config(settings["source"], token=settings["token"])
+    return torch.bfloat16 if config.dtype == torch.bfloat16 else torch.float32
+
+
+def _facts(model: PreTrainedModel, settings: dict[str, Any]) -> dict[str, Any]:
+    from neuralbot import modeling
+
+    config = model.config
+    return {
+        "source": settings["source"],
+        "precision": settings["precision"],
+        "model_type": config.model_type,
+        "context_length": modeling.context_length(config),
+        "vocabulary": config.get_text_config().vocab_size,
+        "eos_token_id": getattr(model.generation_config, "eos_token_id", None),
+    }
+
+
+def _convert(loaded: LoadedModel, folder: Path) -> None:
+    import torch
+    from optimum.exporters.openvino import export_from_model
+    from optimum.exporters.openvino.convert import export_tokenizer
+    from optimum.intel import OVConfig
+
+    half = loaded.model.dtype == torch.bfloat16
+    export_from_model(
+        loaded.model,
+        folder,
+        task="text-generation-with-past",
+        ov_config=OVConfig(dtype="bf16" if half else "fp32"),
+        preprocessors=[],
+        patch_16bit_model=half,
+    )
+    # Only for answers by a grammar: all else comes and goes as ids.
+    export_tokenizer(loaded.tokenizer, folder, task="text-generation-with-past")
+
+
+def _compress(path: Path, settings: dict[str, Any]) -> None:
+    import nncf
+    import openvino
+    from nncf.quantization.advanced_parameters import AdvancedCompressionParameters, GroupSizeFallbackMode
+
+    sign = "SYM" if settings["symmetric"] else "ASYM"
+    mode = nncf.CompressWeightsMode[f"{settings['precision'].upper()}_{sign}"]
+    options: dict[str, Any] = {}
+    if settings["precision"] == "int4":
+        fallback = AdvancedCompressionParameters(group_size_fallback_mode=GroupSizeFallbackMode.ADJUST)
+        options = {"group_size": settings["group_size"], "ratio": 1.0, "advanced_parameters": fallback}
+    model = nncf.compress_weights(openvino.Core().read_model(path), mode=mode, **options)
+    small = path.with_name("compressed.xml")
+    openvino.save_model(model, small, compress_to_fp16=False)
+    del model
+    for suffix in (".xml", ".bin"):
+        small.with_suffix(suffix).replace(path.with_suffix(suffix))
+
+
+def _check(path: Path) -> None:
+    """A full disk cuts the weights short, and OpenVINO does not say so when it writes."""
+    import openvino
+
+    with suppress(RuntimeError):
+        openvino.Core().read_model(path)
+        return
+    raise ResourceError(
+        "the exported weights are incomplete: the disk is full, most likely; see `neuralbot cache prune`"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,245 @@
+"""The fast engine: a model exported for OpenVINO, answered by OpenVINO GenAI's continuous batching.
+
+Many requests share each step, a prompt's known beginning is not computed again, and tokens may be guessed ahead: from
+the prompt itself (lookup) or by a smaller model (draft). It takes and gives token ids, as the torch engine does; a test
+holds the two together. What this engine cannot do (beams, forbidden words) is asked of the torch engine, and said.
+
+It does not export models (export), load tokenizers (chat_engine) or see text.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from neuralbot import hardware
+from neuralbot.engines import telemetry
+from neuralbot.engines.openvino_worker import Request, Worker
+from neuralbot.engines.protocol import Sampling, check_prompt, token_budget
+from neuralbot.errors import GenerationError, ModelError
+
+if TYPE_CHECKING:
+    import openvino_genai
+    from transformers import PreTrainedTokenizerBase
+
+    from neuralbot.engines.protocol import Engine
+
+logger = logging.getLogger(__name__)
+
+Mode = Literal["plain", "lookup", "draft"]
+DRAFT_TOKENS = 5
+LOOKUP_TOKENS, LOOKUP_NGRAM = 5, 3
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model as it lies on the disk, and what has to be known of it.
+
+    precision: what is computed in. weights_kept: whether the weights are integers, beside which a key/value cache in
+    8 bits costs no accuracy worth naming.
+    """
+
+    folder: Path
+    context_length: int | None
+    vocabulary: int
+    end_ids: frozenset[int]
+    precision: Literal["f32", "bf16"] = "f32"
+    weights_kept: bool = False
+
+
+class OpenVinoEngine:
+    """Answers prompts with an exported model; safe to use from several threads.
+
+    mode: how tokens are guessed ahead for all requests; "draft" needs `draft`, the folder of a smaller model of the
+    same vocabulary. reference: makes the engine that is asked for what this one cannot do; called once, if at all.
+    """
+
+    def __init__(
+        self,
+        exported: Exported,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        mode: Mode = "plain",
+        draft: Path | None = None,
+        reference: Callable[[], Engine] | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.exported = exported
+        self.context_length = exported.context_length
+        self._mode: Mode = mode
+        self._draft = draft
+        self._make_reference = reference
+        self._reference: Engine | None = None
+        self._lock = threading.Lock()
+        self._workers: dict[Mode, Worker] = {}
+        # Before the interpreter ends: a thread that is inside OpenVINO then would bring the process down.
+        self.close = weakref.finalize(self, _close, self._workers)
+        self._worker(mode)
+
+    def stream(self, prompt_ids: list[int], sampling: Sampling) -> Iterator[int]:
+        """The answer's ids, one by one. Raises GenerationError at once for a prompt or value it cannot use.
+
+        The work begins at once, not at the first token that is asked for.
+        """
+        if (why := _beyond(sampling)) is not None:
+            return self._asked_of_reference(why).stream(prompt_ids, sampling)
+        return self._answer(prompt_ids, sampling)
+
+    def generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[list[int]]:
+        """The answers' ids in the order of `prompts`, decoded side by side; see `Engine`."""
+        if (why := _beyond(sampling)) is not None:
+            return self._asked_of_reference(why).generate_batch(prompts, sampling)
+        one = replace(sampling, num_return_sequences=1)
+        several = [replace(one, seed=_later(sampling.seed, place)) for place in range(sampling.num_return_sequences)]
+        answers = [self._answer(prompt, each) for prompt in prompts for each in several]
+        return [list(answer) for answer in answers]
+
+    def _answer(self, prompt_ids: list[int], sampling: Sampling) -> Answer:
+        check_prompt(prompt_ids, self.exported.vocabulary)
+        budget = token_budget(len(prompt_ids), sampling.max_new_tokens, self.context_length)
+        # With a draft model GenAI draws from another distribution than the model's own: such answers go without.
+        mode = "plain" if self._mode == "draft" and not sampling.greedy else self._mode
+        config = _config(sampling, budget, self.exported.end_ids, mode)
+        request = Request(list(prompt_ids), config, may_fail=config.structured_output_config is not None)
+        return Answer(self._worker(mode).submit(request), self.exported.end_ids)
+
+    def _worker(self, mode: Mode) -> Worker:
+        with self._lock:
+            if mode not in self._workers:
+                self._workers[mode] = Worker(partial(_pipeline, self.exported, mode, self._draft))
+            return self._workers[mode]
+
+    def _asked_of_reference(self, why: str) -> Engine:
+        if self._make_reference is None:
+            raise GenerationError(f"{why} is not offered by the OpenVINO engine")
+        with self._lock:
+            if self._reference is None:
+                logger.warning("%s is not offered by the OpenVINO engine: the torch engine is loaded beside it", why)
+                self._reference = self._make_reference()
+        return self._reference
+
+
+class Answer:
+    """The ids of one answer; `logprobs` has those of the ids read so far, where they were asked for.
+
+    Closing it, or dropping it, ends the work on it within a step.
+    """
+
+    def __init__(self, request: Request, end_ids: frozenset[int]) -> None:
+        self.logprobs: list[float] = []
+        self._items = request.items
+        self._end_ids = end_ids
+        self._ready: list[tuple[int, float]] = []
+        self._over = False
+        self.close = weakref.finalize(self, request.cancel)
+        self.close.atexit = False
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        while not self._ready:
+            self._fetch()
+        token, logprob = self._ready.pop(0)
+        if token in self._end_ids:
+            self._finish()
+            raise StopIteration
+        self.logprobs.append(logprob)
+        return token
+
+    def _fetch(self) -> None:
+        item = None if self._over or not self.close.alive else self._items.get()
+        if item is None:
+            self._finish()
+            raise StopIteration
+        if isinstance(item, Exception):
+            self._finish()
+            raise item
+        self._ready = list(zip(*item, strict=True))
+
+    def _finish(self) -> None:
+        self._over = True
+        self._ready = []
+        self.close()
+
+
+def _close(workers: dict[Mode, Worker]) -> None:
+    for worker in workers.values():
+        worker.close()
+
+
+def _pipeline(exported: Exported, mode: Mode, draft: Path | None) -> openvino_genai.ContinuousBatchingPipeline:
+    """Raises ModelError for what OpenVINO cannot load."""
+    telemetry.hide()
+    import openvino_genai
+
+    scheduler = openvino_genai.SchedulerConfig()
+    scheduler.enable_prefix_caching = True
+    # A size has to be named: without one the cache is so small that known beginnings are soon overwritten. The memory
+    # is taken only as it is filled.
+    machine = hardware.probe()
+    scheduler.cache_size = max(1, machine.memory_bytes // (8 * _GIB))
+    properties: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": exported.precision,
+        "KV_CACHE_PRECISION": "u8" if exported.weights_kept else exported.precision,
+        "INFERENCE_NUM_THREADS": min(machine.usable_cpus, machine.physical_cores),
+    }
+    if mode == "draft":
+        properties["draft_model"] = openvino_genai.draft_model(str(draft), "CPU", **properties)
+    elif mode == "lookup":
+        properties["prompt_lookup"] = True
+    try:
+        return openvino_genai.ContinuousBatchingPipeline(str(exported.folder), scheduler, "CPU", properties)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"OpenVINO cannot load {exported.folder}: {reason[-300:]}") from error
+
+
+def _config(sampling: Sampling, budget: int, end_ids: frozenset[int], mode: Mode) -> openvino_genai.GenerationConfig:
+    from openvino_genai import GenerationConfig, StructuredOutputConfig
+
+    config = GenerationConfig()
+    config.max_new_tokens = budget
+    config.stop_token_ids = set(end_ids)
+    config.ignore_eos = not end_ids  # else GenAI takes what stands in generation_config.json
+    config.repetition_penalty = float(sampling.repetition_penalty)
+    config.logprobs = int(sampling.logprobs)
+    if not sampling.greedy:
+        config.do_sample = True
+        config.temperature = float(sampling.temperature)
+        config.top_p = float(sampling.top_p)
+        if sampling.top_k:
+            config.top_k = sampling.top_k
+        seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
+        config.rng_seed = (seed ^ seed >> 32) & 0xFFFFFFFF  # of a longer one GenAI would drop the upper half
+    if sampling.json_schema is not None or sampling.regex is not None:
+        chosen = {"json_schema": sampling.json_schema, "regex": sampling.regex}
+        config.structured_output_config = StructuredOutputConfig(
+            **{name: text for name, text in chosen.items() if text is not None}
+        )
+    if mode == "draft":
+        config.num_assistant_tokens = DRAFT_TOKENS
+    elif mode == "lookup":
+        config.num_assistant_tokens, config.max_ngram_size = LOOKUP_TOKENS, LOOKUP_NGRAM
+    return config
+
+
+def _beyond(sampling: Sampling) -> str | None:
+    """What this engine has not, in words."""
+    if sampling.num_beams > 1:
+        return f"num_beams={sampling.num_beams}"
+    if sampling.bad_words_ids:
+        return "bad_words_ids"
+    return None
+
+
+def _later(seed: int | None, place: int) -> int | None:
+    return None if seed is None else (seed + place) % 2**63

@@ -1,0 +1,98 @@
+"""PipelineConfig -> the OpenVINO engine, or why the torch engine has to answer.
+
+Imports neither torch nor the model's own code where the model is exported already: the second start is a quick one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from neuralbot import precision
+from neuralbot.conversation import ensure_chat_template
+from neuralbot.engines import export, openvino_check
+from neuralbot.engines.export import Spec, Unsupported
+from neuralbot.engines.export_cache import Entry
+from neuralbot.engines.openvino_engine import Exported, OpenVinoEngine
+from neuralbot.engines.protocol import end_ids
+from neuralbot.errors import ModelError, ResourceError
+from neuralbot.merging import UNMERGED
+from neuralbot.modeling import load_tokenizer, parts_of, peft_type, read_serving
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from neuralbot.engines.protocol import Engine
+    from neuralbot.neural_chat.config import PipelineConfig
+
+logger = logging.getLogger(__name__)
+
+
+class NotOffered(Exception):
+    """Why the torch engine has to answer."""
+
+
+def load(
+    config: PipelineConfig, peft_path: str | None, reference: Callable[[], Engine]
+) -> tuple[OpenVinoEngine, dict[str, Any], list[str]]:
+    """The engine, the settings stored with the run, and what was adapted.
+
+    reference: makes the torch engine of the same config. Raises NotOffered, and ModelError for what no engine can do.
+    """
+    name, token = config.model_name_or_path, config.hf_access_token
+    if (library := export.missing()) is not None:
+        raise NotOffered(f"{library} is not installed ({export.INSTALL})")
+    form = precision.for_openvino(config.optimization_config)
+    if form is None:
+        raise NotOffered(f"OpenVINO has no layers for this {type(config.optimization_config).__name__}")
+    parts = parts_of(name, peft_path=peft_path, token=token)
+    if parts.adapter is not None and peft_type(parts.adapter) in UNMERGED:
+        raise NotOffered(f"the adapter of {name} cannot be merged into its base")
+    tokenizer = parts.load_tokenizer(config.tokenizer_name_or_path, token=token)
+    style = ensure_chat_template(tokenizer, config.task or "chat")
+    spec = Spec(name, form.kept, peft_path, config.tokenizer_name_or_path, form.group_size, form.symmetric, token=token)
+    entry = _exported(spec)
+    draft = _draft(config, spec, tokenizer) if config.assistant_model else None
+    if (crash := openvino_check.crash(entry.folder, form.computed, _say)) is not None:
+        raise NotOffered(f"OpenVINO does not run on this processor: {crash}")
+    exported = Exported(
+        entry.folder,
+        entry.facts["context_length"],
+        entry.facts["vocabulary"],
+        end_ids(entry.facts["eos_token_id"], tokenizer),
+        form.computed,
+        form.kept in ("int8", "int4"),
+    )
+    engine = OpenVinoEngine(
+        exported,
+        tokenizer,
+        mode="plain" if draft is None else "draft",
+        draft=None if draft is None else draft.folder,
+        reference=reference,
+    )
+    notices = list(form.notices)
+    if config.task and style == "tokenizer":
+        notices.append(f"PipelineConfig(task={config.task!r}) has no effect: the model brings its own chat template")
+    return engine, read_serving(parts.home), notices
+
+
+def _exported(spec: Spec) -> Entry:
+    try:
+        return export.exported(spec, _say)
+    except (Unsupported, ResourceError) as error:
+        raise NotOffered(str(error)) from error
+
+
+def _draft(config: PipelineConfig, main: Spec, tokenizer: PreTrainedTokenizerBase) -> Entry:
+    name = str(config.assistant_model)
+    if load_tokenizer(name, token=config.hf_access_token).get_vocab() != tokenizer.get_vocab():
+        raise ModelError(
+            f"assistant_model={name} has another vocabulary than {config.model_name_or_path}: give a smaller model of "
+            "the same family"
+        )
+    return _exported(Spec(name, main.precision, group_size=main.group_size, symmetric=main.symmetric, token=main.token))
+
+
+def _say(text: str) -> None:
+    logger.warning("for the fast engine, once: %s", text)

@@ -1,0 +1,200 @@
+"""Which engine answers, and what is said where it is not the fast one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neuralbot import chat_engine, fast_engine, hardware
+from neuralbot.engines import export, openvino_check
+from neuralbot.engines.torch_engine import TorchEngine
+from neuralbot.errors import ModelError
+from neuralbot.neural_chat.config import GenerationConfig, LoadingModelConfig, PipelineConfig
+from neuralbot.precision import Exported, for_openvino
+from neuralbot.transformers import BitsAndBytesConfig, MixedPrecisionConfig, RtnConfig
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any, tiny_tokenizer: Any) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_model.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    (folder / "serving.json").write_text('{"max_new_tokens": 5, "do_sample": false}')
+    return folder
+
+
+@pytest.fixture
+def installed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if (name := export.missing()) is not None:
+        pytest.skip(f"{name} is not installed")
+    cache: Any = request.config.cache
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache.mkdir("neuralbot")))
+    monkeypatch.setenv("NEURALBOT_ENGINE", "auto")
+
+
+@pytest.fixture
+def build(run: Path) -> Iterator[Any]:
+    engines: list[Any] = []
+
+    def built(**settings: Any) -> chat_engine.LoadedEngine:
+        settings.setdefault("optimization_config", MixedPrecisionConfig("float32"))
+        loaded = chat_engine.load(PipelineConfig(**{"model_name_or_path": str(run)} | settings))
+        engines.append(loaded.engine)
+        return loaded
+
+    yield built
+    for engine in engines:
+        if close := getattr(engine, "close", None):
+            close()
+
+
+def test_what_is_exported_for_each_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    for native in (True, False):
+        monkeypatch.setattr(hardware, "has_bf16", lambda native=native: native)
+        computed: Any = "bf16" if native else "f32"
+        instead = ["float32 is used instead of bfloat16: this processor has no instructions for it"]
+        plain = Exported("bf16", "bf16") if native else Exported("fp32", "f32", notices=instead)
+        assert for_openvino(None) == for_openvino(MixedPrecisionConfig()) == plain
+        assert for_openvino(MixedPrecisionConfig("float32")) == Exported("fp32", "f32")
+        found = for_openvino(RtnConfig(bits=4, group_size=64, sym=False))
+        assert found is not None and found.notices[0].startswith(
+            "RtnConfig: the weights are kept in int4, a scale for each 64 of them, computed in "
+        )
+        assert (found.kept, found.computed, found.group_size, found.symmetric) == ("int4", computed, 64, False)
+        found = for_openvino(RtnConfig(bits=8, compute_dtype="fp32"))
+        assert found is not None and (found.kept, found.computed) == ("int8", "f32")
+    for config in (
+        RtnConfig(weight_dtype="nf4"),
+        RtnConfig(use_double_quant=True),
+        BitsAndBytesConfig(load_in_8bit=True),
+    ):
+        assert for_openvino(config) is None
+    with pytest.raises(ModelError, match="expected bits=8 or 4"):
+        for_openvino(RtnConfig(bits=3))
+
+
+def test_without_the_libraries_all_is_as_it_was(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEURALBOT_ENGINE", "auto")
+    monkeypatch.setattr(export, "missing", lambda: "openvino-genai")
+    loaded = build()
+    assert isinstance(loaded.engine, TorchEngine) and loaded.notices == []
+    with pytest.raises(
+        ModelError, match=r"engine='openvino' cannot answer: openvino-genai is not installed \(pip install"
+    ):
+        build(engine="openvino")
+    with pytest.raises(ModelError, match="engine='fast' is not known: expected auto, openvino, torch"):
+        build(engine="fast")
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_fast_engine_is_chosen_and_answers_as_the_other(build: Any) -> None:
+    from neuralbot.chatbot import Chatbot
+    from neuralbot.engines.openvino_engine import OpenVinoEngine
+
+    fast, slow = build(), build(engine="torch")
+    assert isinstance(fast.engine, OpenVinoEngine) and isinstance(slow.engine, TorchEngine)
+    assert fast.notices == [] and fast.serving == slow.serving
+    assert fast.engine.context_length == slow.engine.context_length
+    assert fast.engine.exported.end_ids == slow.engine.end_ids
+    for question in ("What is the capital of France?", "é <|end|> 😀", "x" * 300):
+        answers = [Chatbot(loaded.engine, loaded.serving).predict(question) for loaded in (fast, slow)]
+        assert answers[0] == answers[1]
+    beams = GenerationConfig(num_beams=2, max_new_tokens=5, do_sample=False)
+    answers = [Chatbot(loaded.engine, loaded.serving).predict("Sort", config=beams) for loaded in (fast, slow)]
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.usefixtures("installed")
+def test_where_it_cannot_answer_the_torch_engine_does_and_says_why(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*_: Any) -> None:
+        raise export.Unsupported("some (ctrl) cannot be exported for OpenVINO: why")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "exported", unsupported)
+        loaded = build()
+        assert isinstance(loaded.engine, TorchEngine)
+        assert loaded.notices == [
+            "the torch engine answers, which is slower: some (ctrl) cannot be exported for OpenVINO: why"
+        ]
+        with pytest.raises(ModelError, match="cannot be exported"):
+            build(engine="openvino")
+    with monkeypatch.context() as patch:
+        patch.setattr(openvino_check, "crash", lambda *_: "it ended with SIGFPE")
+        assert build().notices == [
+            "the torch engine answers, which is slower: OpenVINO does not run on this processor: it ended with SIGFPE"
+        ]
+    assert (
+        "has no layers for this BitsAndBytesConfig"
+        in build(optimization_config=BitsAndBytesConfig(load_in_8bit=True)).notices[0]
+    )
+
+
+@pytest.mark.usefixtures("installed")
+def test_adapters_that_learned_a_prompt_are_left_to_the_torch_engine(
+    run: Path, tmp_path: Path, tiny_model: Any, build: Any
+) -> None:
+    from peft import PrefixTuningConfig, get_peft_model
+
+    base = type(tiny_model).from_pretrained(run)
+    get_peft_model(base, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)).save_pretrained(tmp_path)
+    loaded = build(loading_config=LoadingModelConfig(peft_path=str(tmp_path)))
+    assert isinstance(loaded.engine, TorchEngine)
+    assert "cannot be merged into its base" in loaded.notices[0]
+
+
+@pytest.fixture
+def tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines that the check says; each stands for one try."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(openvino_check, "version", lambda _: "1")
+    return []
+
+
+@pytest.mark.parametrize(
+    ("code", "crash", "tries"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGFPE)", "it ended with SIGFPE", 1),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "it ended with SIGKILL", 2),
+        ("raise RuntimeError", None, 2),
+        ("pass", None, 1),
+    ],
+)
+def test_the_check_outlives_a_crash_and_is_made_once(
+    tried: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, crash: str | None, tries: int
+) -> None:
+    script = tmp_path / "check"
+    script.write_text(f"#!{sys.executable}\n{code}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    for _ in range(2):
+        assert openvino_check.crash(tmp_path, "bf16", tried.append) == crash
+    assert len(tried) == tries
+    assert openvino_check.crash(tmp_path, "f32", tried.append) == crash
+    assert len(tried) > tries
+
+
+def test_importing_the_package_brings_no_openvino() -> None:
+    code = "import sys, neuralbot, neuralbot.chatbot, neuralbot.fast_engine; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", f"import json; {code}"], capture_output=True, text=True, check=True)
+    loaded = set(json.loads(done.stdout))
+    assert not loaded & {"openvino", "openvino_genai", "torch", "transformers", "optimum", "nncf"}
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_draft_has_to_have_the_same_vocabulary(build: Any, run: Path) -> None:
+    with pytest.raises(ModelError, match="has another vocabulary than"):
+        build(assistant_model="seedling")
+    assert build(assistant_model=str(run)).engine._mode == "draft"
+
+
+def test_progress_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        fast_engine._say("reading some")
+    assert caplog.messages == ["for the fast engine, once: reading some"]
