@@ -187,6 +187,22 @@ def test_importing_the_package_brings_no_openvino() -> None:
     assert not loaded & {"openvino", "openvino_genai", "torch", "transformers", "optimum", "nncf"}
 
 
+def test_prompts_are_written_and_answers_read_without_torch() -> None:
+    code = """
+import sys
+from neuralbot import chatbot, conversation, fast_engine, modeling
+tokenizer = modeling.load_tokenizer("seedling")
+conversation.ensure_chat_template(tokenizer, "chat")
+ids = conversation.encode_prompt(tokenizer, [conversation.Turn("user", "What is this?")])
+assert "What is this?" in tokenizer.decode(ids)
+print("torch" in sys.modules)
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+print(load_gguf_checkpoint is not None)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
+
+
 @pytest.mark.usefixtures("installed")
 def test_the_draft_has_to_have_the_same_vocabulary(build: Any, run: Path) -> None:
     with pytest.raises(ModelError, match="has another vocabulary than"):
