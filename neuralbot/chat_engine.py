@@ -72,6 +72,8 @@ def _remote(config: PipelineConfig) -> RemoteEngine | None:
 
 
 def _local(config: PipelineConfig, loading: LoadingModelConfig, notices: list[str]) -> LoadedEngine:
+    if config.prompt_lookup and config.assistant_model:
+        raise ModelError("prompt_lookup and assistant_model both guess tokens ahead: give one of them")
     resolve_model(config.model_name_or_path)  # a misspelt name is found before torch loads
     device = _device(config.device)
     engine: Engine
@@ -79,6 +81,8 @@ def _local(config: PipelineConfig, loading: LoadingModelConfig, notices: list[st
         engine, serving, said = fast
     else:
         engine, serving, said = _torch_engine(config, loading, device)
+        if config.prompt_lookup:
+            notices.append("PipelineConfig(prompt_lookup=True) has no effect: it is for the OpenVINO engine")
     notices += said
     try:
         return LoadedEngine(engine, ServingArguments(**serving), notices)

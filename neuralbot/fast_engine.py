@@ -84,7 +84,7 @@ def load(
     style = ensure_chat_template(tokenizer, config.task or "chat")
     spec = Spec(name, form.kept, peft_path, config.tokenizer_name_or_path, form.group_size, form.symmetric, token=token)
     draft = _draft(config, spec, tokenizer) if config.assistant_model else None
-    engine = _engine(spec, form, tokenizer, draft, reference)
+    engine = _engine(spec, form, tokenizer, "lookup" if config.prompt_lookup else "plain", draft, reference)
     notices = list(form.notices)
     if config.task and style == "tokenizer":
         notices.append(f"PipelineConfig(task={config.task!r}) has no effect: the model brings its own chat template")
@@ -111,6 +111,7 @@ def _engine(
     spec: Spec,
     form: precision.Exported,
     tokenizer: PreTrainedTokenizerBase,
+    mode: Mode = "plain",
     draft: Entry | None = None,
     reference: Callable[[], Engine] | None = None,
 ) -> OpenVinoEngine:
@@ -125,10 +126,9 @@ def _engine(
         form.computed,
         form.kept in ("int8", "int4"),
     )
-    mode: Mode = "plain" if draft is None else "draft"
-    return OpenVinoEngine(
-        exported, tokenizer, mode=mode, draft=None if draft is None else draft.folder, reference=reference
-    )
+    if draft is not None:
+        return OpenVinoEngine(exported, tokenizer, mode="draft", draft=draft.folder, reference=reference)
+    return OpenVinoEngine(exported, tokenizer, mode=mode, reference=reference)
 
 
 def _exported(spec: Spec) -> Entry:

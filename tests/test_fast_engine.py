@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 
 from neuralbot import chat_engine, fast_engine, hardware
 from neuralbot.engines import export, openvino_check
+from neuralbot.engines.protocol import Sampling
 from neuralbot.engines.torch_engine import TorchEngine
 from neuralbot.errors import ModelError
 from neuralbot.neural_chat.config import GenerationConfig, LoadingModelConfig, PipelineConfig
@@ -208,6 +211,52 @@ def test_the_draft_has_to_have_the_same_vocabulary(build: Any, run: Path) -> Non
     with pytest.raises(ModelError, match="has another vocabulary than"):
         build(assistant_model="seedling")
     assert build(assistant_model=str(run)).engine._mode == "draft"
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("prompt_lookup", [False, True])
+def test_the_form_of_an_answer_can_be_asked_for(build: Any, prompt_lookup: bool) -> None:
+    from neuralbot.chatbot import Chatbot
+
+    engine = build(prompt_lookup=prompt_lookup).engine
+    assert engine._mode == ("lookup" if prompt_lookup else "plain")
+    bot = Chatbot(engine)
+    drawn = GenerationConfig(max_new_tokens=300, temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0)
+    schema = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"]}
+    for seed in range(3):
+        asked: Any = {"config": drawn, "seed": seed}
+        assert json.loads(bot.predict("Which?", json_schema=schema, **asked))["a"] in ("x", "y")
+        pieces, _ = bot.predict_stream("Which?", regex="[a-c]{3}-[0-9]{2}", **asked)
+        assert re.fullmatch("[a-c]{3}-[0-9]{2}", "".join(pieces))
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("prompt_lookup", [False, True])
+def test_a_reply_has_the_probabilities_of_its_tokens(build: Any, prompt_lookup: bool, tiny_model: Any) -> None:
+    import torch
+
+    from neuralbot.chatbot import Chatbot
+    from neuralbot.conversation import Turn, encode_prompt
+
+    engine, turns = build(prompt_lookup=prompt_lookup).engine, [Turn("user", "a b a b a b a b")]
+    asked = Sampling(max_new_tokens=12, logprobs=True)
+    reply = Chatbot(engine).reply(turns, asked)
+    assert reply.logprobs == []
+    "".join(reply)
+    prompt = encode_prompt(engine.tokenizer, turns)
+    ids = list(engine.stream(prompt, asked))
+    with torch.inference_mode():
+        logits = tiny_model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+    expected = logits.log_softmax(-1)[range(len(ids)), ids]
+    assert reply.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+    assert Chatbot(engine).reply(turns, replace(asked, logprobs=False)).logprobs is None
+
+
+def test_guesses_from_the_prompt_are_for_the_fast_engine(build: Any) -> None:
+    loaded = build(engine="torch", prompt_lookup=True)
+    assert loaded.notices == ["PipelineConfig(prompt_lookup=True) has no effect: it is for the OpenVINO engine"]
+    with pytest.raises(ModelError, match="prompt_lookup and assistant_model both guess tokens ahead"):
+        build(prompt_lookup=True, assistant_model="seedling")
 
 
 def test_progress_is_told(caplog: pytest.LogCaptureFixture) -> None:
