@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from neuralbot import hardware, precision
@@ -65,7 +66,7 @@ def load_plain(name: str, *, token: str | None = None) -> OpenVinoEngine:
 
     Raises NotOffered, and ModelError for what no engine can do.
     """
-    form = _form(None)
+    form = _form(None, name)
     tokenizer = _mergeable(name, None, token).load_tokenizer(token=token)
     return _engine(Spec(name, form.kept, token=token), form, tokenizer)
 
@@ -78,29 +79,35 @@ def load(
     reference: makes the torch engine of the same config. Raises NotOffered, and ModelError for what no engine can do.
     """
     name, token = config.model_name_or_path, config.hf_access_token
-    form = _form(config.optimization_config)
+    form = _form(config.optimization_config, name)
     parts = _mergeable(name, peft_path, token)
     tokenizer = parts.load_tokenizer(config.tokenizer_name_or_path, token=token)
     style = ensure_chat_template(tokenizer, config.task or "chat")
     spec = Spec(name, form.kept, peft_path, config.tokenizer_name_or_path, form.group_size, form.symmetric, token=token)
     draft = _draft(config, spec, tokenizer) if config.assistant_model else None
-    engine = _engine(spec, form, tokenizer, "lookup" if config.prompt_lookup else "plain", draft, reference)
+    others = None if export.exported_folder(name) else reference
+    engine = _engine(spec, form, tokenizer, "lookup" if config.prompt_lookup else "plain", draft, others)
     notices = list(form.notices)
     if config.task and style == "tokenizer":
         notices.append(f"PipelineConfig(task={config.task!r}) has no effect: the model brings its own chat template")
     return engine, read_serving(parts.home), notices
 
 
-def _form(optimization_config: Any) -> precision.Exported:
+def _form(optimization_config: Any, name: str) -> precision.Exported:
     if (library := export.missing()) is not None:
         raise NotOffered(f"{library} is not installed ({export.INSTALL})")
     form = precision.for_openvino(optimization_config)
     if form is None:
         raise NotOffered(f"OpenVINO has no layers for this {type(optimization_config).__name__}")
+    if optimization_config is None and (folder := export.exported_folder(name)) is not None:
+        kept = export.kept_in(folder)
+        return replace(form, kept=kept, computed="f32" if kept == "fp32" else form.computed)
     return form
 
 
 def _mergeable(name: str, peft_path: str | None, token: str | None) -> Parts:
+    if peft_path and export.exported_folder(name):
+        raise ModelError(f"{name} is exported: peft_path={peft_path} cannot go on top; give the model it was made from")
     parts = parts_of(name, peft_path=peft_path, token=token)
     if parts.adapter is not None and peft_type(parts.adapter) in UNMERGED:
         raise NotOffered(f"the adapter of {name} cannot be merged into its base")

@@ -36,6 +36,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 BASE_CONFIG = "base_config"  # folder of the base's config, in a run for which model.config_name named another one
 SERVING = "serving.json"
+EXPORTED = "openvino_model.xml"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
@@ -437,6 +438,11 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def check_folder(folder: Path, source: str) -> None:
     check_config(folder, source)
+    if (folder / EXPORTED).is_file():
+        raise ModelError(
+            f"{source} is exported for OpenVINO, and only that engine answers with it: pip install "
+            "'neuralbot[openvino]' and engine='auto', or give the model it was made from"
+        )
     if not any(folder.glob("*.safetensors")):
         raise ModelError(f"{source} has no *.safetensors{_pickle_advice(folder)}")
 

@@ -18,7 +18,7 @@ from neuralbot import chat_engine, fast_engine, hardware
 from neuralbot.engines import export, openvino_check
 from neuralbot.engines.protocol import Sampling
 from neuralbot.engines.torch_engine import TorchEngine
-from neuralbot.errors import ModelError
+from neuralbot.errors import GenerationError, ModelError
 from neuralbot.neural_chat.config import GenerationConfig, LoadingModelConfig, PipelineConfig
 from neuralbot.precision import Exported, for_openvino
 from neuralbot.transformers import BitsAndBytesConfig, MixedPrecisionConfig, RtnConfig
@@ -250,6 +250,38 @@ def test_a_reply_has_the_probabilities_of_its_tokens(build: Any, prompt_lookup: 
     expected = logits.log_softmax(-1)[range(len(ids)), ids]
     assert reply.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
     assert Chatbot(engine).reply(turns, replace(asked, logprobs=False)).logprobs is None
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_exported_folder_is_served_as_it_is(
+    run: Path, tmp_path: Path, build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from neuralbot import cli
+    from neuralbot.chatbot import Chatbot
+
+    folder = tmp_path / "exported"
+    assert cli.main(["export", str(run), "--precision", "fp32", "--output", str(folder)]) == 0
+    asked: Any = {"model_name_or_path": str(folder), "optimization_config": None}
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "_made", None)  # nothing is exported again
+        loaded, plain = build(**asked), build()
+    assert loaded.engine.exported == replace(plain.engine.exported, folder=folder)
+    assert loaded.serving == plain.serving and loaded.serving.max_new_tokens == 5
+    answers = [Chatbot(each.engine, each.serving).predict("What is this?") for each in (loaded, plain)]
+    assert answers[0] == answers[1]
+    with pytest.raises(GenerationError, match="num_beams=2 is not offered by the OpenVINO engine"):
+        Chatbot(loaded.engine).predict("x", config=GenerationConfig(num_beams=2))
+    for other, message in (
+        ({"engine": "torch"}, "is exported for OpenVINO, and only that engine answers with it"),
+        ({"optimization_config": RtnConfig(bits=8)}, "is exported in fp32, not in int8"),
+        ({"loading_config": LoadingModelConfig(peft_path=str(run))}, "cannot go on top"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            build(**asked | other)
+    for file in ("openvino_model.bin", "entry.json"):
+        (folder / file).write_bytes(b"{}")
+        with pytest.raises(ModelError, match=f"the exported model {folder} is damaged"):
+            build(**asked)
 
 
 def test_guesses_from_the_prompt_are_for_the_fast_engine(build: Any) -> None:
