@@ -12,10 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuralbot import hardware, precision
+from neuralbot import fast_engine, precision
 from neuralbot.arguments import ServingArguments
 from neuralbot.conversation import ensure_chat_template
-from neuralbot.engines import export
 from neuralbot.engines.remote import RemoteEngine, endpoint_engine, openai_engine
 from neuralbot.error_codes import ErrorCodes
 from neuralbot.errors import ModelError, ResourceError
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from neuralbot.engines.protocol import Engine
     from neuralbot.modeling import LoadedModel
 
-ENGINES = ("auto", "openvino", "torch")
 # The names that neural_chat sent to OpenAI; any other name goes there with an openai_config.
 _OPENAI_NAMES = re.compile(r"gpt-(4|3\.5-turbo)[\w.:-]*")
 
@@ -74,6 +72,8 @@ def _remote(config: PipelineConfig) -> RemoteEngine | None:
 
 
 def _local(config: PipelineConfig, loading: LoadingModelConfig, notices: list[str]) -> LoadedEngine:
+    if config.prompt_lookup and config.assistant_model:
+        raise ModelError("prompt_lookup and assistant_model both guess tokens ahead: give one of them")
     resolve_model(config.model_name_or_path)  # a misspelt name is found before torch loads
     device = _device(config.device)
     engine: Engine
@@ -81,6 +81,8 @@ def _local(config: PipelineConfig, loading: LoadingModelConfig, notices: list[st
         engine, serving, said = fast
     else:
         engine, serving, said = _torch_engine(config, loading, device)
+        if config.prompt_lookup:
+            notices.append("PipelineConfig(prompt_lookup=True) has no effect: it is for the OpenVINO engine")
     notices += said
     try:
         return LoadedEngine(engine, ServingArguments(**serving), notices)
@@ -92,22 +94,12 @@ def _fast(
     config: PipelineConfig, loading: LoadingModelConfig, device: Device, notices: list[str]
 ) -> tuple[Engine, dict[str, Any], list[str]] | None:
     """The OpenVINO engine; None where the torch engine is to answer, with a notice if that is no choice of the user."""
-    wanted = hardware.wanted_engine() if config.engine == "auto" else config.engine
-    if wanted not in ENGINES:
-        raise ModelError(f"engine={wanted!r} is not known: expected {', '.join(ENGINES)}")
-    if wanted == "torch" or (wanted == "auto" and (device != "cpu" or export.missing())):
-        return None
-    from neuralbot import fast_engine
-
-    try:
-        if device != "cpu":
-            raise fast_engine.NotOffered(f"it is for processors, not for device={device!r}")
-        return fast_engine.load(config, loading.peft_path, lambda: _torch_engine(config, loading, device)[0])
-    except fast_engine.NotOffered as error:
-        if wanted == "openvino":
-            raise ModelError(f"engine='openvino' cannot answer: {error}") from error
-        notices.append(f"the torch engine answers, which is slower: {error}")
-        return None
+    return fast_engine.where_it_runs(
+        config.engine,
+        device,
+        lambda: fast_engine.load(config, loading.peft_path, lambda: _torch_engine(config, loading, device)[0]),
+        notices,
+    )
 
 
 def _torch_engine(

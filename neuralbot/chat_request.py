@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict, get_args
@@ -21,13 +22,16 @@ class Wishes(TypedDict, total=False):
     """What may be said beside a question.
 
     history: earlier turns, Turn or {"role", "content"}. system_prompt, stop, seed: None means the chatbot's own;
-    "" and [] mean none.
+    "" and [] mean none. json_schema, regex: the answer is JSON of that form, or matches as a whole; for the OpenVINO
+    engine.
     """
 
     history: History | None
     system_prompt: str | None
     stop: str | Sequence[str] | None
     seed: int | None
+    json_schema: str | Mapping[str, Any] | None
+    regex: str | None
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Request:
     system_prompt: str | None = None
     stop: str | Sequence[str] | None = None
     seed: int | None = None
+    json_schema: str | Mapping[str, Any] | None = None
+    regex: str | None = None
 
 
 def read(
@@ -48,6 +54,8 @@ def read(
     system_prompt: str | None = None,
     stop: str | Sequence[str] | None = None,
     seed: int | None = None,
+    json_schema: str | Mapping[str, Any] | None = None,
+    regex: str | None = None,
 ) -> Request:
     """query: a text; or a list of messages, the last one the user's, as neural_chat's remote models took it.
 
@@ -64,7 +72,7 @@ def read(
     if not isinstance(query, str) or not query.strip():
         raise GenerationError(f"query={query!r} cannot be answered: expected a text")
     _require_unicode("query", query)
-    return Request(query, history or (), system_prompt, stop, seed)
+    return Request(query, history or (), system_prompt, stop, seed, json_schema, regex)
 
 
 def conversation(request: Request, own_system: str | None) -> list[Turn]:
@@ -119,11 +127,23 @@ def with_config(own: Sampling, config: GenerationConfig) -> Sampling:
 
 
 def with_wishes(sampling: Sampling, request: Request) -> Sampling:
-    """`sampling` with the request's stop strings and seed. Raises GenerationError."""
+    """`sampling` with the request's stop strings, seed and form of the answer. Raises GenerationError."""
     stop, seed = request.stop, request.seed
     if stop is not None:
         sampling = replace(sampling, stop=(stop,) if isinstance(stop, str) else _as_tuple(stop))
-    return sampling if seed is None else replace(sampling, seed=seed)
+    if seed is not None:
+        sampling = replace(sampling, seed=seed)
+    return replace(sampling, json_schema=_schema(request.json_schema), regex=request.regex)
+
+
+def _schema(schema: Any) -> Any:
+    """A schema as text, as Sampling wants it."""
+    if not isinstance(schema, Mapping):
+        return schema
+    try:
+        return json.dumps(dict(schema))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise GenerationError(f"json_schema cannot be written as JSON: {error}") from error
 
 
 def _as_tuple(values: Any) -> Any:

@@ -104,8 +104,8 @@ class Chatbot:
         query: a text, or a list of messages whose last one is the user's. origin_query: what a safety checker reads
         besides. config: counts as a whole; None means the settings stored with the run (see `generation_config`). Of
         several answers (num_return_sequences) this is the first, see `predict_all`. wishes: history, system_prompt,
-        stop, seed; see `chat_request.Wishes`. Raises GenerationError for values that cannot be used, for prompts that
-        do not fit the context, and for what a plugin or a server does wrong.
+        stop, seed, json_schema, regex; see `chat_request.Wishes`. Raises GenerationError for values that cannot be
+        used, for prompts that do not fit the context, and for what a plugin or a server does wrong.
         """
         pieces, _ = self._answer(query, origin_query, config, wishes, streaming=False)
         return "".join(pieces)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 from neuralbot.arguments import TASKS, EvaluationArguments
 from neuralbot.command import text_console
 from neuralbot.errors import DataError, ResourceError, UsageError
+from neuralbot.fast_engine import ENGINES, load_plain, where_it_runs
 from neuralbot.prompt_styles import PROMPT_STYLES
 from neuralbot.textstream import NO_CONTROLS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from neuralbot.engines.openvino_engine import OpenVinoEngine
     from neuralbot.engines.torch_engine import TorchEngine
     from neuralbot.evaluation.compare import Change, Comparison
     from neuralbot.evaluation.results import Evaluation
@@ -61,6 +64,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--columns", nargs="+", metavar="FIELD=COLUMN", default=[], help="as data.columns of a recipe")
     parser.add_argument("--prompt-style", choices=PROMPT_STYLES, help="as data.prompt_style of a recipe")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run (default: cpu)")
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="auto",
+        help="openvino where it is installed and runs, else torch; or one of these two; NEURALBOT_ENGINE changes auto. "
+        "Likelihoods, beams and --lm-eval are of torch (default: auto)",
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     group = parser.add_argument_group("settings", "as in section `evaluation` of a recipe")
     for name, field in _known_settings().items():
@@ -104,6 +114,8 @@ def _eval(options: argparse.Namespace) -> int:
     from neuralbot.data import origins
     from neuralbot.data.bad_rows import BadRows
     from neuralbot.evaluation.evaluate import evaluate
+    from neuralbot.evaluation.metrics import BY_LIKELIHOOD
+    from neuralbot.evaluation.questions import resolve_metric
     from neuralbot.evaluation.results import results_dict, sample_rows
     from neuralbot.progress import progress
 
@@ -116,14 +128,16 @@ def _eval(options: argparse.Namespace) -> int:
     for line in origin.describe():
         console.print(line)
     modeling.hide_loading_bars()
-    engine = _engine(options, console)
+    metric = resolve_metric(settings.metric, task, rows)
+    beyond = f"--metric {metric}" if metric in BY_LIKELIHOOD else "--num-beams" if settings.num_beams > 1 else None
+    engine, described = _engine(options, console, beyond)
     style = ensure_chat_template(engine.tokenizer, task, options.prompt_style)
     console.print(f"prompt style: {style}")
     with progress(console, "evaluating") as report:
         found = evaluate(engine, rows, settings, task, on_progress=report)
     for notice in found.notices:
         console.print(f"note: {notice}")
-    results = results_dict(task, None, found) | {"data": {options.data: origin.sha256()}}
+    results = results_dict(task, None, found) | {"data": {options.data: origin.sha256()}, "engine": described}
     _write(place, options, settings, results, sample_rows(None, found))
     _show(found, settings.show_samples, console)
     console.print(f"\n{place}: results.json, samples.jsonl")
@@ -171,7 +185,28 @@ def _task_of(model: str) -> str:
     return str(task)
 
 
-def _engine(options: argparse.Namespace, console: Console) -> TorchEngine:
+def _engine(
+    options: argparse.Namespace, console: Console, beyond: str | None
+) -> tuple[OpenVinoEngine | TorchEngine, dict[str, str]]:
+    """What answers, and its name and precision for the results. beyond: what only the torch engine can do."""
+    if beyond is None:
+        notices: list[str] = []
+        token = os.environ.get("HF_TOKEN")
+        fast = where_it_runs(options.engine, options.device, lambda: load_plain(options.model, token=token), notices)
+        for notice in notices:
+            console.print(f"note: {notice}")
+        if fast is not None:
+            computed = {"bf16": "bfloat16", "f32": "float32"}[fast.exported.precision]
+            console.print(f"{options.model}: {computed}, OpenVINO")
+            return fast, {"name": "openvino", "precision": computed}
+    elif options.engine == "openvino":
+        raise UsageError(f"--engine openvino does not go with {beyond}: use --engine auto")
+    slow, precision = _torch_engine(options, console)
+    return slow, {"name": "torch", "precision": precision}
+
+
+def _torch_engine(options: argparse.Namespace, console: Console) -> tuple[TorchEngine, str]:
+    """The engine and its precision."""
     from neuralbot import hardware, modeling
     from neuralbot.engines.torch_engine import TorchEngine
 
@@ -186,7 +221,7 @@ def _engine(options: argparse.Namespace, console: Console) -> TorchEngine:
 
         if not torch.cuda.is_available():
             raise ResourceError("--device cuda was asked for, but torch sees no CUDA device; use --device cpu")
-    return TorchEngine(loaded.model.to(plan.device), loaded.tokenizer)
+    return TorchEngine(loaded.model.to(plan.device), loaded.tokenizer), plan.dtype
 
 
 def _folder(options: argparse.Namespace) -> Path:
@@ -256,7 +291,9 @@ def _lm_eval(options: argparse.Namespace) -> int:
     for notice in tasks.notices:
         console.print(f"note: {notice}")
     modeling.hide_loading_bars()
-    engine = _engine(options, console)
+    if options.engine == "openvino":
+        raise UsageError("--engine openvino does not go with --lm-eval: use --engine auto")
+    engine, precision = _torch_engine(options, console)
     found = lm_harness.run(
         engine.model,
         engine.tokenizer,
@@ -265,7 +302,9 @@ def _lm_eval(options: argparse.Namespace) -> int:
         limit=settings.max_samples,
         seed=settings.seed,
     )
-    _write(place, options, settings, {"lm_eval": found.scores, "lm_eval_versions": found.versions}, found.samples)
+    results = {"lm_eval": found.scores, "lm_eval_versions": found.versions}
+    results["engine"] = {"name": "torch", "precision": precision}
+    _write(place, options, settings, results, found.samples)
     for line in found.describe():
         console.print(line)
     console.print(f"\n{place}: results.json, samples.jsonl")

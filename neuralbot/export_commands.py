@@ -45,8 +45,25 @@ def main(argv: Sequence[str]) -> int:
     if options.output is None:
         print(f"{entry.folder}: {entry.size_bytes / 1e6:,.0f} MB; chatbots of {options.model} will use it")
     else:
-        _filled(options.output, lambda part: shutil.copytree(entry.folder, part, dirs_exist_ok=True))
+        _filled(options.output, lambda part: _servable(spec, entry.folder, part))
     return 0
+
+
+def _servable(spec: export.Spec, folder: Path, part: Path) -> None:
+    """The exported model with the tokenizer and the settings of its run: a chatbot is built from it alone."""
+    from neuralbot import modeling
+
+    shutil.copytree(folder, part, dirs_exist_ok=True)
+    parts = modeling.parts_of(spec.source, token=spec.token)
+    parts.load_tokenizer(token=spec.token).save_pretrained(part)
+    _copy_settings(parts.home, part)
+
+
+def _copy_settings(folder: Path, part: Path) -> None:
+    from neuralbot.modeling import SERVING
+
+    if (folder / SERVING).is_file():
+        shutil.copyfile(folder / SERVING, part / SERVING)
 
 
 def _safetensors(spec: export.Spec, output: Path | None) -> None:
@@ -68,9 +85,7 @@ def _safetensors(spec: export.Spec, output: Path | None) -> None:
     def write(part: Path) -> None:
         loaded.model.save_pretrained(part)
         loaded.tokenizer.save_pretrained(part)
-        serving = modeling.local_folder(spec.source, weights=False) / modeling.SERVING
-        if serving.is_file():
-            shutil.copyfile(serving, part / modeling.SERVING)
+        _copy_settings(modeling.local_folder(spec.source, weights=False), part)
 
     _filled(output, write)
 

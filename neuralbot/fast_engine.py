@@ -1,4 +1,4 @@
-"""PipelineConfig -> the OpenVINO engine, or why the torch engine has to answer.
+"""PipelineConfig, or the name of a model -> the OpenVINO engine, or why the torch engine has to answer.
 
 Imports neither torch nor the model's own code where the model is exported already: the second start is a quick one.
 """
@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from neuralbot import precision
+from neuralbot import hardware, precision
 from neuralbot.conversation import ensure_chat_template
 from neuralbot.engines import export, openvino_check
 from neuralbot.engines.export import Spec, Unsupported
 from neuralbot.engines.export_cache import Entry
-from neuralbot.engines.openvino_engine import Exported, OpenVinoEngine
+from neuralbot.engines.openvino_engine import Exported, Mode, OpenVinoEngine
 from neuralbot.engines.protocol import end_ids
 from neuralbot.errors import ModelError, ResourceError
 from neuralbot.merging import UNMERGED
-from neuralbot.modeling import load_tokenizer, parts_of, peft_type, read_serving
+from neuralbot.modeling import Parts, load_tokenizer, parts_of, peft_type, read_serving
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,8 +30,45 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+ENGINES = ("auto", "openvino", "torch")
+
+T = TypeVar("T")
+
+
 class NotOffered(Exception):
     """Why the torch engine has to answer."""
+
+
+def where_it_runs(engine: str, device: str, load: Callable[[], T], notices: list[str]) -> T | None:
+    """`load()`; None where the torch engine is to answer, with a notice if that is no choice of the user.
+
+    engine: auto (then NEURALBOT_ENGINE counts), openvino or torch. Raises ModelError where openvino was asked for and
+    cannot answer, and for what is none of these.
+    """
+    wanted = hardware.wanted_engine() if engine == "auto" else engine
+    if wanted not in ENGINES:
+        raise ModelError(f"engine={wanted!r} is not known: expected {', '.join(ENGINES)}")
+    if wanted == "torch" or (wanted == "auto" and (device != "cpu" or export.missing())):
+        return None
+    try:
+        if device != "cpu":
+            raise NotOffered(f"it is for processors, not for device={device!r}")
+        return load()
+    except NotOffered as error:
+        if wanted == "openvino":
+            raise ModelError(f"engine='openvino' cannot answer: {error}") from error
+        notices.append(f"the torch engine answers, which is slower: {error}")
+        return None
+
+
+def load_plain(name: str, *, token: str | None = None) -> OpenVinoEngine:
+    """The engine of a run or model as it is, in bfloat16 where the processor has it; its chat template is untouched.
+
+    Raises NotOffered, and ModelError for what no engine can do.
+    """
+    form = _form(None, name)
+    tokenizer = _mergeable(name, None, token).load_tokenizer(token=token)
+    return _engine(Spec(name, form.kept, token=token), form, tokenizer)
 
 
 def load(
@@ -41,19 +79,50 @@ def load(
     reference: makes the torch engine of the same config. Raises NotOffered, and ModelError for what no engine can do.
     """
     name, token = config.model_name_or_path, config.hf_access_token
-    if (library := export.missing()) is not None:
-        raise NotOffered(f"{library} is not installed ({export.INSTALL})")
-    form = precision.for_openvino(config.optimization_config)
-    if form is None:
-        raise NotOffered(f"OpenVINO has no layers for this {type(config.optimization_config).__name__}")
-    parts = parts_of(name, peft_path=peft_path, token=token)
-    if parts.adapter is not None and peft_type(parts.adapter) in UNMERGED:
-        raise NotOffered(f"the adapter of {name} cannot be merged into its base")
+    form = _form(config.optimization_config, name)
+    parts = _mergeable(name, peft_path, token)
     tokenizer = parts.load_tokenizer(config.tokenizer_name_or_path, token=token)
     style = ensure_chat_template(tokenizer, config.task or "chat")
     spec = Spec(name, form.kept, peft_path, config.tokenizer_name_or_path, form.group_size, form.symmetric, token=token)
-    entry = _exported(spec)
     draft = _draft(config, spec, tokenizer) if config.assistant_model else None
+    others = None if export.exported_folder(name) else reference
+    engine = _engine(spec, form, tokenizer, "lookup" if config.prompt_lookup else "plain", draft, others)
+    notices = list(form.notices)
+    if config.task and style == "tokenizer":
+        notices.append(f"PipelineConfig(task={config.task!r}) has no effect: the model brings its own chat template")
+    return engine, read_serving(parts.home), notices
+
+
+def _form(optimization_config: Any, name: str) -> precision.Exported:
+    if (library := export.missing()) is not None:
+        raise NotOffered(f"{library} is not installed ({export.INSTALL})")
+    form = precision.for_openvino(optimization_config)
+    if form is None:
+        raise NotOffered(f"OpenVINO has no layers for this {type(optimization_config).__name__}")
+    if optimization_config is None and (folder := export.exported_folder(name)) is not None:
+        kept = export.kept_in(folder)
+        return replace(form, kept=kept, computed="f32" if kept == "fp32" else form.computed)
+    return form
+
+
+def _mergeable(name: str, peft_path: str | None, token: str | None) -> Parts:
+    if peft_path and export.exported_folder(name):
+        raise ModelError(f"{name} is exported: peft_path={peft_path} cannot go on top; give the model it was made from")
+    parts = parts_of(name, peft_path=peft_path, token=token)
+    if parts.adapter is not None and peft_type(parts.adapter) in UNMERGED:
+        raise NotOffered(f"the adapter of {name} cannot be merged into its base")
+    return parts
+
+
+def _engine(
+    spec: Spec,
+    form: precision.Exported,
+    tokenizer: PreTrainedTokenizerBase,
+    mode: Mode = "plain",
+    draft: Entry | None = None,
+    reference: Callable[[], Engine] | None = None,
+) -> OpenVinoEngine:
+    entry = _exported(spec)
     if (crash := openvino_check.crash(entry.folder, form.computed, _say)) is not None:
         raise NotOffered(f"OpenVINO does not run on this processor: {crash}")
     exported = Exported(
@@ -64,17 +133,9 @@ def load(
         form.computed,
         form.kept in ("int8", "int4"),
     )
-    engine = OpenVinoEngine(
-        exported,
-        tokenizer,
-        mode="plain" if draft is None else "draft",
-        draft=None if draft is None else draft.folder,
-        reference=reference,
-    )
-    notices = list(form.notices)
-    if config.task and style == "tokenizer":
-        notices.append(f"PipelineConfig(task={config.task!r}) has no effect: the model brings its own chat template")
-    return engine, read_serving(parts.home), notices
+    if draft is not None:
+        return OpenVinoEngine(exported, tokenizer, mode="draft", draft=draft.folder, reference=reference)
+    return OpenVinoEngine(exported, tokenizer, mode=mode, reference=reference)
 
 
 def _exported(spec: Spec) -> Entry:

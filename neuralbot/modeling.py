@@ -7,15 +7,17 @@ prompts (conversation), generate (engines) or train (training).
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.metadata
 import json
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from neuralbot import hub, vocabulary
@@ -34,6 +36,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 BASE_CONFIG = "base_config"  # folder of the base's config, in a run for which model.config_name named another one
 SERVING = "serving.json"
+EXPORTED = "openvino_model.xml"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
@@ -146,7 +149,8 @@ def load_tokenizer(
         )
     load: Any
     if _is_plain(folder):
-        from transformers import PreTrainedTokenizerFast
+        with _torch_left_out():
+            from transformers import PreTrainedTokenizerFast
 
         load = PreTrainedTokenizerFast.from_pretrained
     else:
@@ -157,6 +161,22 @@ def load_tokenizer(
         f"the tokenizer of {source}", lambda: load(str(folder), trust_remote_code=False)
     )
     return tokenizer
+
+
+@contextlib.contextmanager
+def _torch_left_out() -> Iterator[None]:
+    """For the import of a tokenizer's class: there, torch is needed for GGUF files only, and it takes a second."""
+    name = "transformers.modeling_gguf_pytorch_utils"
+    if name in sys.modules or "torch" in sys.modules:
+        yield
+        return
+    empty: Any = ModuleType(name)
+    empty.load_gguf_checkpoint = None
+    sys.modules[name] = empty
+    try:
+        yield
+    finally:
+        sys.modules.pop(name, None)
 
 
 def _is_plain(folder: Path) -> bool:
@@ -418,6 +438,11 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def check_folder(folder: Path, source: str) -> None:
     check_config(folder, source)
+    if (folder / EXPORTED).is_file():
+        raise ModelError(
+            f"{source} is exported for OpenVINO, and only that engine answers with it: pip install "
+            "'neuralbot[openvino]' and engine='auto', or give the model it was made from"
+        )
     if not any(folder.glob("*.safetensors")):
         raise ModelError(f"{source} has no *.safetensors{_pickle_advice(folder)}")
 

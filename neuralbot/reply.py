@@ -29,10 +29,14 @@ class Pieces(Protocol):
 
 
 class Reply:
-    """One answer on its way: an iterator of text pieces. `meter` has its lengths and times."""
+    """One answer on its way: an iterator of text pieces. `meter` has its lengths and times.
 
-    def __init__(self, pieces: Pieces, meter: Meter) -> None:
+    logprobs: those of the answer's tokens, one for each that was read, where `sampling.logprobs` asks for them.
+    """
+
+    def __init__(self, pieces: Pieces, meter: Meter, logprobs: list[float] | None = None) -> None:
         self.meter = meter
+        self.logprobs = logprobs
         self._pieces = pieces
 
     @property
@@ -67,12 +71,15 @@ class EngineReplies:
         meter = Meter()
         with meter.working():
             prompt = self._encode(turns)
+            logprobs = None
             meter.prompt_tokens = len(prompt)
             if sampling.num_beams > 1 and not streaming:
                 ids = meter.at_once(self._engine.generate_batch([prompt], replace(sampling, num_return_sequences=1))[0])
             else:
-                ids = meter.counted(self._engine.stream(prompt, sampling))
-            return Reply(self._text(ids, prompt, sampling), meter)
+                answer = self._engine.stream(prompt, sampling)
+                logprobs = getattr(answer, "logprobs", None) if sampling.logprobs else None
+                ids = meter.counted(answer)
+            return Reply(self._text(ids, prompt, sampling), meter, logprobs)
 
     def several(self, turns: Sequence[Turn], sampling: Sampling) -> list[str]:
         """`sampling.num_return_sequences` answers, made side by side; the best beam first."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from neuralbot import cli, eval_commands
+from neuralbot import cli, eval_commands, hardware
+from neuralbot.engines import export
 from neuralbot.training.records import read_json, read_jsonl
 
 
@@ -78,6 +79,9 @@ def test_code_is_answered_several_times(rows: Path, capsys: pytest.CaptureFixtur
         (["--metric", "unit_tests"], 3, "none of the 6 test rows has unit tests"),
         (["--data", "nowhere.json"], 3, "nowhere.json: does not exist"),
         (["--device", "cuda"], 4, "torch sees no CUDA device"),
+        (["--engine", "openvino", "--metric", "loss"], 2, "--engine openvino does not go with --metric loss"),
+        (["--engine", "openvino", "--num-beams", "2"], 2, "--engine openvino does not go with --num-beams"),
+        (["--engine", "openvino", "--device", "cuda"], 4, "it is for processors, not for device='cuda'"),
     ],
 )
 def test_mistakes_are_told(
@@ -86,6 +90,39 @@ def test_mistakes_are_told(
     assert evaluate(rows, *more) == status
     assert message in capsys.readouterr().err
     assert not Path("evaluations").exists()
+
+
+def test_the_fast_engine_answers_where_it_runs(
+    rows: Path, tiny_model: Any, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    if (name := export.missing()) is not None:
+        pytest.skip(f"{name} is not installed")
+    cache: Any = request.config.cache
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache.mkdir("neuralbot")))
+    monkeypatch.setenv("NEURALBOT_ENGINE", "auto")
+    monkeypatch.setattr(hardware, "BF16_FLAGS", frozenset())  # in float32 both engines give the same
+    tiny_model.save_pretrained("tiny")
+    tiny_tokenizer.save_pretrained("tiny")
+    asked = ["eval", "tiny", "--data", str(rows), "--task", "completion", "--max-new-tokens", "5"]
+    drawn = ["--samples", "2", "--metric", "f1"]
+    found = {}
+    for place, more in {
+        "fast": [],
+        "slow": ["--engine", "torch"],
+        "drawn": drawn,
+        "loss": ["--metric", "loss"],
+    }.items():
+        assert cli.main([*asked, *more, "--output", place]) == 0
+        found[place] = read_json(Path(place) / "results.json")
+    assert {place: results["engine"]["name"] for place, results in found.items()} == {
+        "fast": "openvino", "slow": "torch", "drawn": "openvino", "loss": "torch",
+    }  # fmt: skip
+    assert {results["engine"]["precision"] for results in found.values()} == {"float32"}
+    fast, slow = (
+        [row["after"]["answer"] for row in read_jsonl(Path(place) / "samples.jsonl")] for place in ("fast", "slow")
+    )
+    assert len(set(fast)) > 1
+    assert fast == slow
 
 
 def test_the_task_is_that_of_the_run(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:

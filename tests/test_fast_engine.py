@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ import pytest
 
 from neuralbot import chat_engine, fast_engine, hardware
 from neuralbot.engines import export, openvino_check
+from neuralbot.engines.protocol import Sampling
 from neuralbot.engines.torch_engine import TorchEngine
-from neuralbot.errors import ModelError
+from neuralbot.errors import GenerationError, ModelError
 from neuralbot.neural_chat.config import GenerationConfig, LoadingModelConfig, PipelineConfig
 from neuralbot.precision import Exported, for_openvino
 from neuralbot.transformers import BitsAndBytesConfig, MixedPrecisionConfig, RtnConfig
@@ -187,11 +190,101 @@ def test_importing_the_package_brings_no_openvino() -> None:
     assert not loaded & {"openvino", "openvino_genai", "torch", "transformers", "optimum", "nncf"}
 
 
+def test_prompts_are_written_and_answers_read_without_torch() -> None:
+    code = """
+import sys
+from neuralbot import chatbot, conversation, fast_engine, modeling
+tokenizer = modeling.load_tokenizer("seedling")
+conversation.ensure_chat_template(tokenizer, "chat")
+ids = conversation.encode_prompt(tokenizer, [conversation.Turn("user", "What is this?")])
+assert "What is this?" in tokenizer.decode(ids)
+print("torch" in sys.modules)
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+print(load_gguf_checkpoint is not None)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
+
+
 @pytest.mark.usefixtures("installed")
 def test_the_draft_has_to_have_the_same_vocabulary(build: Any, run: Path) -> None:
     with pytest.raises(ModelError, match="has another vocabulary than"):
         build(assistant_model="seedling")
     assert build(assistant_model=str(run)).engine._mode == "draft"
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("prompt_lookup", [False, True])
+def test_the_form_of_an_answer_can_be_asked_for(build: Any, prompt_lookup: bool) -> None:
+    from neuralbot.chatbot import Chatbot
+
+    engine = build(prompt_lookup=prompt_lookup).engine
+    assert engine._mode == ("lookup" if prompt_lookup else "plain")
+    bot = Chatbot(engine)
+    drawn = GenerationConfig(max_new_tokens=300, temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0)
+    schema = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"]}
+    for seed in range(3):
+        asked: Any = {"config": drawn, "seed": seed}
+        assert json.loads(bot.predict("Which?", json_schema=schema, **asked))["a"] in ("x", "y")
+        pieces, _ = bot.predict_stream("Which?", regex="[a-c]{3}-[0-9]{2}", **asked)
+        assert re.fullmatch("[a-c]{3}-[0-9]{2}", "".join(pieces))
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("prompt_lookup", [False, True])
+def test_a_reply_has_the_probabilities_of_its_tokens(build: Any, prompt_lookup: bool) -> None:
+    from neuralbot.chatbot import Chatbot
+    from neuralbot.conversation import Turn, encode_prompt
+
+    engine, turns = build(prompt_lookup=prompt_lookup).engine, [Turn("user", "a b a b a b a b")]
+    asked = Sampling(max_new_tokens=12, logprobs=True)
+    reply = Chatbot(engine).reply(turns, asked)
+    assert reply.logprobs == []
+    "".join(reply)
+    prompt = encode_prompt(engine.tokenizer, turns)
+    ids = list(engine.stream(prompt, asked))
+    expected = build(engine="torch").engine.logprobs(prompt + ids)[len(prompt) - 1 :]
+    assert len(ids) > 1 and reply.logprobs == pytest.approx(expected, abs=1e-4)
+    assert Chatbot(engine).reply(turns, replace(asked, logprobs=False)).logprobs is None
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_exported_folder_is_served_as_it_is(
+    run: Path, tmp_path: Path, build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from neuralbot import cli
+    from neuralbot.chatbot import Chatbot
+
+    folder = tmp_path / "exported"
+    assert cli.main(["export", str(run), "--precision", "fp32", "--output", str(folder)]) == 0
+    asked: Any = {"model_name_or_path": str(folder), "optimization_config": None}
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "_made", None)  # nothing is exported again
+        loaded, plain = build(**asked), build()
+    assert loaded.engine.exported == replace(plain.engine.exported, folder=folder)
+    assert loaded.serving == plain.serving and loaded.serving.max_new_tokens == 5
+    answers = [Chatbot(each.engine, each.serving).predict("What is this?") for each in (loaded, plain)]
+    assert answers[0] == answers[1]
+    with pytest.raises(GenerationError, match="num_beams=2 is not offered by the OpenVINO engine"):
+        Chatbot(loaded.engine).predict("x", config=GenerationConfig(num_beams=2))
+    for other, message in (
+        ({"engine": "torch"}, "is exported for OpenVINO, and only that engine answers with it"),
+        ({"optimization_config": RtnConfig(bits=8)}, "is exported in fp32, not in int8"),
+        ({"loading_config": LoadingModelConfig(peft_path=str(run))}, "cannot go on top"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            build(**asked | other)
+    for file in ("openvino_model.bin", "entry.json"):
+        (folder / file).write_bytes(b"{}")
+        with pytest.raises(ModelError, match=f"the exported model {folder} is damaged"):
+            build(**asked)
+
+
+def test_guesses_from_the_prompt_are_for_the_fast_engine(build: Any) -> None:
+    loaded = build(engine="torch", prompt_lookup=True)
+    assert loaded.notices == ["PipelineConfig(prompt_lookup=True) has no effect: it is for the OpenVINO engine"]
+    with pytest.raises(ModelError, match="prompt_lookup and assistant_model both guess tokens ahead"):
+        build(prompt_lookup=True, assistant_model="seedling")
 
 
 def test_progress_is_told(caplog: pytest.LogCaptureFixture) -> None:

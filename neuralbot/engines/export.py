@@ -71,10 +71,42 @@ def exported(spec: Spec, say: Callable[[str], None] = print) -> Entry:
     """
     if (name := missing()) is not None:
         raise ModelError(f"{name} is not installed: {INSTALL}")
+    if (folder := exported_folder(spec.source)) is not None:
+        return _as_it_is(folder, spec)
     entry = export_cache.recall_or_make(key(spec), lambda folder: _made(spec, folder, say), say)
     if (why := entry.facts.get("unsupported")) is not None:
         raise Unsupported(why)
     return entry
+
+
+def exported_folder(name: str) -> Path | None:
+    """Where `name` is a folder that `neuralbot export --output` wrote, that folder."""
+    folder = Path(name).expanduser()
+    return folder if name and (folder / export_cache.MANIFEST).is_file() else None
+
+
+def kept_in(folder: Path) -> Kept:
+    """The precision of the weights of an exported model. Raises ModelError."""
+    try:
+        kept = json.loads((folder / export_cache.MANIFEST).read_text(encoding="utf-8"))["facts"]["precision"]
+        return PRECISIONS[PRECISIONS.index(kept)]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(folder) from error
+
+
+def _as_it_is(folder: Path, spec: Spec) -> Entry:
+    entry = export_cache.intact(folder)
+    if entry is None:
+        raise _damaged(folder)
+    if (kept := kept_in(folder)) != spec.precision:
+        raise ModelError(
+            f"{folder} is exported in {kept}, not in {spec.precision}: leave that choice out, or export the model anew"
+        )
+    return entry
+
+
+def _damaged(folder: Path) -> ModelError:
+    return ModelError(f"the exported model {folder} is damaged: its files are not those written; export it anew")
 
 
 def key(spec: Spec) -> str:

@@ -51,7 +51,11 @@ def cache_folder() -> Path:
 
 def recall(key: str) -> Entry | None:
     """The entry of that name if all its files are as they were written; reads all of them."""
-    folder = cache_folder() / key
+    return intact(cache_folder() / key)
+
+
+def intact(folder: Path) -> Entry | None:
+    """The entry in that folder, which may be a copy elsewhere, if all its files are as they were written."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files: dict[str, str] = manifest["files"]

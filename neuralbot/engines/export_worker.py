@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from neuralbot.engines import telemetry
 from neuralbot.errors import NeuralbotError, ResourceError
+from neuralbot.modeling import EXPORTED
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
     from neuralbot.modeling import LoadedModel
-
-MODEL = "openvino_model.xml"
 
 
 def main() -> int:
@@ -82,8 +81,8 @@ def _exported(settings: dict[str, Any], folder: Path, say: Any) -> dict[str, Any
     del loaded
     if precision in ("int8", "int4"):
         say(f"keeping the weights in {precision}")
-        _compress(folder / MODEL, settings)
-    _check(folder / MODEL)
+        _compress(folder / EXPORTED, settings)
+    _check(folder / EXPORTED)
     return {"facts": facts}
 
 

@@ -98,6 +98,9 @@ class Sampling:
         )
         _require(len(self.stop) <= MAX_STOP_STRINGS, "stop", f"{len(self.stop)} strings", f"at most {MAX_STOP_STRINGS}")
         _require_grammar(self.json_schema, self.regex)
+        formed = self.json_schema is not None or self.regex is not None or self.logprobs
+        if formed and (self.num_beams > 1 or self.bad_words_ids):
+            raise GenerationError("json_schema, regex and logprobs do not go with num_beams above 1 and bad_words_ids")
 
     @property
     def greedy(self) -> bool:

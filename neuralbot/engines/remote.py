@@ -71,6 +71,8 @@ class RemoteEngine:
             raise GenerationError(f"num_beams={sampling.num_beams}: a remote model has no beam search; use num_beams=1")
         if sampling.bad_words_ids:
             raise GenerationError("bad_words_ids: the ids of a remote model are not known; remove it")
+        if sampling.json_schema or sampling.regex or sampling.logprobs:
+            raise GenerationError("json_schema, regex and logprobs are not asked of remote models; remove them")
         asked = {"messages": [dict(message) for message in messages], **self._values(sampling)}
         return RemotePieces(self._chunks(asked), meter)
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+_LOGPROBS_AT_ONCE = 256  # tokens whose logits are held in float32
+
+
 class TorchEngine:
     """Answers prompts with a model in this process, on the device and in the precision the model has.
 
@@ -75,6 +78,24 @@ class TorchEngine:
         for row, token in self._decode(prompts, budgets, sampling) if prompts else ():
             answers[row].append(token)
         return answers
+
+    @torch.inference_mode()
+    def logprobs(self, ids: list[int]) -> list[float]:
+        """The logarithmic probability of each id behind the first, given those before it: of a prompt and its answer.
+
+        Raises GenerationError for ids that do not fit the model.
+        """
+        check_prompt(ids, self.model.config.get_text_config().vocab_size)
+        token_budget(len(ids) - 1, 1, self.context_length)
+        self.model.eval()
+        cache, found = self.virtual.cache(1), []
+        for start in range(0, len(ids) - 1, _LOGPROBS_AT_ONCE):
+            known = ids[start : min(start + _LOGPROBS_AT_ONCE, len(ids) - 1)]
+            ids_BT = torch.tensor([known], device=self.model.device)
+            shares_TV = self._forward(ids_BT, cache, keep=len(known))[0].log_softmax(dim=-1)
+            following = torch.tensor(ids[start + 1 : start + 1 + len(known)], device=self.model.device)
+            found += shares_TV.gather(1, following[:, None])[:, 0].tolist()
+        return found
 
     def _budget(self, prompt_ids: Sequence[int], sampling: Sampling) -> int:
         vocabulary = self.model.config.get_text_config().vocab_size

@@ -83,6 +83,7 @@ class PipelineConfig:
     serving_config: ServingConfig | None = None
     openai_config: OpenAIConfig | None = None
     engine: str = "auto"  # openvino where it is installed and runs, else torch; or one of these two
+    prompt_lookup: bool = False  # openvino: guesses tokens that the prompt holds already; answers are the same
 
 
 @dataclass
@@ -209,7 +210,15 @@ PIPELINE_REFUSED = {
     "serving_config": "vLLM is not offered; remove it",
 }
 REMOTE_NO_EFFECT = dict.fromkeys(
-    ("tokenizer_name_or_path", "device", "task", "loading_config", "optimization_config", "assistant_model"),
+    (
+        "tokenizer_name_or_path",
+        "device",
+        "task",
+        "loading_config",
+        "optimization_config",
+        "assistant_model",
+        "prompt_lookup",
+    ),
     "the model runs on a server",
 )
 GENERATION_REFUSED = {

@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from neuralbot.engines import torch_engine
 from neuralbot.engines.protocol import Sampling, token_budget
 from neuralbot.engines.torch_engine import TorchEngine, end_token_ids
 from neuralbot.errors import GenerationError
@@ -250,6 +251,21 @@ def test_values_at_the_borders_are_taken() -> None:
 def test_values_out_of_their_range(values: dict[str, Any], words: str) -> None:
     with pytest.raises(GenerationError, match=words):
         Sampling(**values)
+
+
+def test_the_logprobs_of_a_prompt_and_its_answer(
+    engine: TorchEngine, tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = list(range(5, 45))
+    with torch.inference_mode():
+        scores = tiny_model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    expected = [float(scores[place, token]) for place, token in enumerate(ids[1:])]
+    assert engine.logprobs(ids) == pytest.approx(expected, abs=1e-4)
+    monkeypatch.setattr(torch_engine, "_LOGPROBS_AT_ONCE", 13)  # does not divide the length
+    assert engine.logprobs(ids) == pytest.approx(expected, abs=1e-4)
+    for wrong, words in (([5], "no tokens"), ([5] * 514, "at most 512"), ([5, 600000], "vocabulary")):
+        with pytest.raises(GenerationError, match=words):
+            engine.logprobs(wrong)
 
 
 def test_what_only_the_fast_engine_has_is_refused(engine: TorchEngine) -> None:
