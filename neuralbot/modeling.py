@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib
 import importlib.metadata
 import json
 import re
@@ -170,9 +171,13 @@ def _torch_left_out() -> Iterator[None]:
     if name in sys.modules or "torch" in sys.modules:
         yield
         return
-    empty: Any = ModuleType(name)
-    empty.load_gguf_checkpoint = None
-    sys.modules[name] = empty
+
+    def load_gguf_checkpoint(*args: Any, **kwargs: Any) -> Any:
+        return importlib.import_module(name).load_gguf_checkpoint(*args, **kwargs)
+
+    later: Any = ModuleType(name)
+    later.load_gguf_checkpoint = load_gguf_checkpoint
+    sys.modules[name] = later
     try:
         yield
     finally:
