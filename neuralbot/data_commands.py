@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from neuralbot.command import text_console
 from neuralbot.errors import DataError, UsageError
@@ -41,13 +41,13 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     parser = argparse.ArgumentParser(prog="neuralbot data", description="Look at rows before training on them.")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     verbs = parser.add_subparsers(title="verbs", metavar="<verb>")
-    preview = verbs.add_parser("preview", help="what training will see of a recipe's rows; loads no model")
+    preview = _verb(verbs, "preview", "what training will see of a recipe's rows; loads no model")
     preview.set_defaults(command=_preview)
     preview.add_argument("recipe", help="path of a recipe, or the name of a shipped one (`neuralbot recipes list`)")
     preview.add_argument("overrides", nargs="*", metavar="section.key=value", help="values that replace the recipe's")
     preview.add_argument("--html", metavar="FILE", type=Path, help="write the same as a page, too")
     preview.add_argument("--rows", metavar="N", type=_row_count, default=3, help="training rows to show (default: 3)")
-    check = verbs.add_parser("check", help="find and repair problems of an OpenAI-style JSON lines file")
+    check = _verb(verbs, "check", "find and repair problems of an OpenAI-style JSON lines file")
     check.set_defaults(command=_check)
     check.add_argument("file", metavar="FILE", type=Path, help="prompt and completion, or messages, on each line")
     check.add_argument("--repair", metavar="OUT", type=Path, help="write the rows to this new file, repaired")
@@ -55,6 +55,11 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     for command in (preview, check):
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser, {"preview": preview, "check": check}
+
+
+def _verb(verbs: Any, name: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    return parser
 
 
 def _row_count(text: str) -> int:

@@ -200,7 +200,15 @@ ids = conversation.encode_prompt(tokenizer, [conversation.Turn("user", "What is 
 assert "What is this?" in tokenizer.decode(ids)
 print("torch" in sys.modules)
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
-print(load_gguf_checkpoint is not None)
+from transformers import tokenization_utils_tokenizers
+try:
+    tokenization_utils_tokenizers.load_gguf_checkpoint("none")
+except Exception as theirs:
+    handed_on = theirs
+try:
+    load_gguf_checkpoint("none")
+except Exception as own:
+    print((type(own), str(own)) == (type(handed_on), str(handed_on)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]

@@ -1,5 +1,7 @@
 """The saved run, read back by the chatbot, beside the model that was trained: losses, answers, prompts, a request.
 
+On the torch engine, also where another would answer: it tells losses, and a trial leaves no export behind.
+
 Answers are greedy. In float32 both models answer alike. Serving adds the adapter to its base and rounds the sum to
 bfloat16, and an adapter of a base of 8 or 4 bits is served on the whole base: then two answers may part where two
 tokens are about as likely, and the loss may be another. How much of both is allowed stands in `Allowed`.
@@ -86,13 +88,13 @@ def ask(engine: Engine, rows: Sequence[TrialRow]) -> Said:
 
 
 class ReadBack:
-    """The run in `place`, read as `neuralbot chat` does it, and what it says of the rows.
+    """The run in `place`, read by a chatbot, and what it says of the rows.
 
     Raises ModelError. The checks return what they saw, or raise TrialFailed with what is wrong.
     """
 
     def __init__(self, place: Path, prepared: Prepared, rows: Sequence[TrialRow]) -> None:
-        loaded = build_chatbot(PipelineConfig(str(place)))
+        loaded = build_chatbot(PipelineConfig(str(place), engine="torch"))
         assert not isinstance(loaded.engine, RemoteEngine)
         self._engine, self._listener = loaded.engine, Listener(loaded.engine)
         self._chatbot = Chatbot(self._listener, loaded.serving, name="the run")

@@ -235,14 +235,6 @@ def test_voices_are_refused(cls: str, name: str, state: str) -> None:
 # --- a chatbot ---
 
 
-@pytest.fixture(scope="module")
-def model(tiny_model: Any, tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tiny_model.save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return folder
-
-
 def attempt(action: Callable[[], Any], name: str, caplog: pytest.LogCaptureFixture) -> tuple[Any, list[str]]:
     """What an action raised, and the warnings that name the field."""
     error = None
@@ -266,12 +258,12 @@ NEEDS = {
 
 @pytest.mark.parametrize(("cls", "name", "state"), fields_of(*PIPELINE))
 def test_a_field_of_the_chatbot_is_what_its_state_says(
-    cls: str, name: str, state: str, model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    cls: str, name: str, state: str, base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     value = other(cls, name)
-    values: dict[str, Any] = {"model_name_or_path": str(model)}
+    values: dict[str, Any] = {"model_name_or_path": str(base)}
     if cls == "PipelineConfig":
-        values[name] = str(model) if value == "MODEL" else value
+        values[name] = str(base) if value == "MODEL" else value
     elif cls == "LoadingModelConfig":
         values["loading_config"] = LoadingModelConfig(**{name: value})
     else:
@@ -289,10 +281,10 @@ def test_a_field_of_the_chatbot_is_what_its_state_says(
 
 
 @pytest.mark.parametrize(("cls", "name", "state"), fields_of(*SERVING))
-def test_other_frameworks_are_refused_with_their_config(cls: str, name: str, state: str, model: Path) -> None:
+def test_other_frameworks_are_refused_with_their_config(cls: str, name: str, state: str, base: Path) -> None:
     made = getattr(configs, cls)(**{name: other(cls, name)})
     with pytest.raises(NeuralbotError, match=rf"{name}=.* cannot be honoured"):
-        build_chatbot(PipelineConfig(str(model), serving_config=made))
+        build_chatbot(PipelineConfig(str(base), serving_config=made))
     assert state == "refused"
 
 
@@ -306,8 +298,8 @@ def test_the_account_is_read(cls: str, name: str, state: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def chatbot(model: Path) -> Chatbot:
-    return build_chatbot(PipelineConfig(str(model)))
+def chatbot(base: Path) -> Chatbot:
+    return build_chatbot(PipelineConfig(str(base)))
 
 
 @pytest.mark.parametrize(("cls", "name", "state"), fields_of("GenerationConfig"))
@@ -338,10 +330,10 @@ WEIGHT_ONLY = ("RtnConfig", "GPTQConfig", "AwqConfig", "TeqConfig", "AutoRoundCo
 
 @pytest.mark.parametrize(("cls", "name", "state"), fields_of(*WEIGHT_ONLY))
 def test_a_field_of_a_weight_only_config_is_what_its_state_says(
-    cls: str, name: str, state: str, model: Path, caplog: pytest.LogCaptureFixture
+    cls: str, name: str, state: str, base: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = getattr(precisions, cls)(**{name: other(cls, name)})
-    load = lambda: AutoModelForCausalLM.from_pretrained(str(model), quantization_config=made)  # noqa: E731
+    load = lambda: AutoModelForCausalLM.from_pretrained(str(base), quantization_config=made)  # noqa: E731
     error, said = attempt(load, name, caplog)
     if cls == "RtnConfig" and name in EXPORTED:
         exported = precision.for_openvino(made)
