@@ -21,10 +21,10 @@ from neuralbot.errors import RecipeError, UsageError
 # Verb -> (module with main(argv) -> int, what it does).
 FORWARDED: dict[str, tuple[str, str]] = {
     "finetune": ("neuralbot.finetune", "tune a model by a recipe: neuralbot finetune RECIPE [section.key=value ...]"),
-    "test": ("neuralbot.trial.command", "try a recipe in about a minute before a long run: neuralbot test RECIPE"),
+    "test": ("neuralbot.trial.command", "try a recipe before a long run: neuralbot test RECIPE"),
     "watch": ("neuralbot.watch", "follow a run from another terminal: neuralbot watch RUN"),
     "eval": ("neuralbot.eval_commands", "score a model: neuralbot eval RUN --data FILE, eval compare A B"),
-    "export": ("neuralbot.export_commands", "write a run as one model, for the fast engine: neuralbot export RUN"),
+    "export": ("neuralbot.export_commands", "write a run as one model, for the OpenVINO engine: neuralbot export RUN"),
     "cache": ("neuralbot.cache_commands", "the exported models that are kept: neuralbot cache list, cache prune"),
     "chat": ("neuralbot.terminal", "chat with a tuned model: neuralbot chat RUN"),
     "itrex": ("neuralbot.itrex.commands", "the archived package itself, as an engine: neuralbot itrex setup"),

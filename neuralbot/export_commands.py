@@ -19,7 +19,10 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="neuralbot export", description="Write a run or model as one model.")
     parser.add_argument("model", help="a run folder, a model folder, 'seedling' or a Hugging Face name")
     parser.add_argument(
-        "--to", choices=("openvino", "safetensors"), default="openvino", help="openvino: for the fast engine (default)"
+        "--to",
+        choices=("openvino", "safetensors"),
+        default="openvino",
+        help="openvino: for its engine (default)",
     )
     parser.add_argument(
         "--precision",

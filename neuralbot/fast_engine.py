@@ -57,7 +57,7 @@ def where_it_runs(engine: str, device: str, load: Callable[[], T], notices: list
     except NotOffered as error:
         if wanted == "openvino":
             raise ModelError(f"engine='openvino' cannot answer: {error}") from error
-        notices.append(f"the torch engine answers, which is slower: {error}")
+        notices.append(f"the torch engine answers: {error}")
         return None
 
 
@@ -156,4 +156,4 @@ def _draft(config: PipelineConfig, main: Spec, tokenizer: PreTrainedTokenizerBas
 
 
 def _say(text: str) -> None:
-    logger.warning("for the fast engine, once: %s", text)
+    logger.warning("for the OpenVINO engine, once: %s", text)

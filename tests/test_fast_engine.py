@@ -123,15 +123,13 @@ def test_where_it_cannot_answer_the_torch_engine_does_and_says_why(build: Any, m
         patch.setattr(export, "exported", unsupported)
         loaded = build()
         assert isinstance(loaded.engine, TorchEngine)
-        assert loaded.notices == [
-            "the torch engine answers, which is slower: some (ctrl) cannot be exported for OpenVINO: why"
-        ]
+        assert loaded.notices == ["the torch engine answers: some (ctrl) cannot be exported for OpenVINO: why"]
         with pytest.raises(ModelError, match="cannot be exported"):
             build(engine="openvino")
     with monkeypatch.context() as patch:
         patch.setattr(openvino_check, "crash", lambda *_: "it ended with SIGFPE")
         assert build().notices == [
-            "the torch engine answers, which is slower: OpenVINO does not run on this processor: it ended with SIGFPE"
+            "the torch engine answers: OpenVINO does not run on this processor: it ended with SIGFPE"
         ]
     assert (
         "has no layers for this BitsAndBytesConfig"
@@ -298,4 +296,4 @@ def test_guesses_from_the_prompt_are_for_the_fast_engine(build: Any) -> None:
 def test_progress_is_told(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         fast_engine._say("reading some")
-    assert caplog.messages == ["for the fast engine, once: reading some"]
+    assert caplog.messages == ["for the OpenVINO engine, once: reading some"]
