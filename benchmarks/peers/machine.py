@@ -2,8 +2,9 @@
 
     python -m benchmarks.peers.machine peak        GFLOP/s of bf16 and GOP/s of int8 products of 2048 x 2048 matrices
     python -m benchmarks.peers.machine products    one small product of each; run with ONEDNN_VERBOSE=1
+    python -m benchmarks.peers.machine bandwidth   GB/s of the memory, all threads: reading, copying, a triad
 
-The benchmark runs both in a fresh process; `read_onednn` understands what the second one prints.
+A benchmark runs them in a fresh process; `read_onednn` understands what the second one prints.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 SIZE = 2048
+_FLOATS = 2**27  # 512 MiB, far more than a cache holds
 _SECONDS = 1.0
 _MARK = "benchmark-int8"
 
@@ -28,6 +30,22 @@ def peak() -> dict[str, float]:
     return {
         "bf16_gflops": round(_billions_per_s(lambda: torch.mm(bf16, bf16)), 1),
         "int8_gops": round(_billions_per_s(lambda: torch._int_mm(int8, int8)), 1),
+    }
+
+
+def bandwidth() -> dict[str, float]:
+    """The best of what fits into a second each, in bytes read and written; the cache's reads before writes not counted.
+
+    What is read is summed up, which is little work beside reading it.
+    """
+    import torch
+
+    one, two, three = (torch.ones(_FLOATS) for _ in range(3))
+    size = _FLOATS * 4 / 1e9
+    return {
+        "read": round(size / _best_s(lambda: one.sum()), 1),
+        "copy": round(2 * size / _best_s(lambda: two.copy_(one)), 1),
+        "triad": round(3 * size / _best_s(lambda: torch.add(one, two, alpha=3.0, out=three)), 1),
     }
 
 
@@ -54,12 +72,16 @@ def read_onednn(output: str) -> dict[str, str | None]:
 
 
 def _billions_per_s(product: Callable[[], Any]) -> float:
-    product()
+    return 2 * SIZE**3 / _best_s(product) / 1e9
+
+
+def _best_s(work: Callable[[], Any]) -> float:
+    work()
     best, end = float("inf"), time.perf_counter() + _SECONDS
     while (start := time.perf_counter()) < end:
-        product()
+        work()
         best = min(best, time.perf_counter() - start)
-    return 2 * SIZE**3 / best / 1e9
+    return best
 
 
 def _after(lines: list[str], words: str) -> str | None:
@@ -74,7 +96,7 @@ def _implementation(lines: list[str]) -> str | None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["peak"]:
-        print(json.dumps(peak()))
-    else:
+    if sys.argv[1:] == ["products"]:
         products()
+    else:
+        print(json.dumps({"peak": peak, "bandwidth": bandwidth}[sys.argv[1]]()))
