@@ -135,6 +135,10 @@ def _selected(arguments: argparse.Namespace) -> dict[str, Method]:
     return {name: METHODS[name] for name in dict.fromkeys(names)}
 
 
+def _is_openvino(method: Method) -> bool:
+    return method.program == "genai" or method.engine == "openvino"
+
+
 def _is_llama(method: Method) -> bool:
     return method.program == "llama_cpp_generate"
 
@@ -181,7 +185,7 @@ def prepare(arguments: argparse.Namespace, selected: dict[str, Method], work: Pa
 def _store(arguments: argparse.Namespace, inputs: Inputs, method: Method, embeddings: int, parameters: int) -> None:
     """Make what the method reads, and note how many bytes of it a token needs."""
     key, width = (method.program, method.kept), 2 if method.kept == "bf16" else 1
-    if method.program == "genai" or method.engine == "openvino":
+    if _is_openvino(method):
         command = [sys.executable, "-m", "neuralbot", "export", str(inputs.model), "--precision", method.kept]
         folder = Path(_child(inputs, command).rpartition("\n")[0].splitlines()[-1].partition(": ")[0])
         inputs.stored[key] = folder
@@ -247,7 +251,11 @@ def summary(
             first = [samples[each][0]["answers"] for each in (name, name.replace("neuralbot-", "genai-"))]
             own["same_tokens_as_genai"] = first[0] == first[1]
     for name, own in whole.items():
-        own["samples"] = [{key: value for key, value in taken.items() if key != "answers"} for taken in samples[name]]
+        own["versions"] = next((sample["versions"] for sample in samples[name] if "versions" in sample), {})
+        own["samples"] = [
+            {key: value for key, value in taken.items() if key not in ("answers", "versions")}
+            for taken in samples[name]
+        ]
     return whole
 
 
@@ -306,9 +314,22 @@ def facts(arguments: argparse.Namespace, selected: dict[str, Method], inputs: In
             "torch": machine.read_onednn(
                 _child(inputs, [sys.executable, "-m", "benchmarks.peers.machine", "products"], ONEDNN_VERBOSE="1")
             ),
+            **{f"openvino-{method.kept}": _openvino(inputs, method) for method in _of_openvino(selected)},
         },
         "share_of_bandwidth_is": _BANDWIDTH_NOTE,
     }
+
+
+def _of_openvino(selected: dict[str, Method]) -> list[Method]:
+    """One for each precision."""
+    return list({method.kept: method for method in selected.values() if _is_openvino(method)}.values())
+
+
+def _openvino(inputs: Inputs, method: Method) -> dict[str, Any]:
+    precision = "bf16" if hardware.has_bf16() else "f32"
+    folder = str(inputs.stored[method.program, method.kept])
+    command = [sys.executable, "-m", "benchmarks.peers.machine", "openvino", folder, precision]
+    return machine.read_openvino(_child(inputs, command, ONEDNN_VERBOSE="1"))
 
 
 def _child(inputs: Inputs, command: list[str], **variables: str) -> str:

@@ -19,7 +19,8 @@ from typing import Any
 
 _LIBRARIES = (
     "torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "numpy", "datasets", "trl",
-    "intel-extension-for-transformers", "intel-extension-for-pytorch",
+    "intel-extension-for-transformers", "intel-extension-for-pytorch", "openvino", "openvino-genai", "nncf",
+    "optimum-intel", "llama-cpp-python",
 )  # fmt: skip
 _STARTED = time.perf_counter()  # this module is the first that a peer's program imports
 

@@ -2,9 +2,10 @@
 
     python -m benchmarks.peers.machine peak        GFLOP/s of bf16 and GOP/s of int8 products of 2048 x 2048 matrices
     python -m benchmarks.peers.machine products    one small product of each; run with ONEDNN_VERBOSE=1
+    python -m benchmarks.peers.machine openvino FOLDER PRECISION    a token of an exported model, likewise
     python -m benchmarks.peers.machine bandwidth   GB/s of the memory, all threads: reading, copying, a triad
 
-A benchmark runs them in a fresh process; `read_onednn` understands what the second one prints.
+A benchmark runs them in a fresh process; `read_onednn` and `read_openvino` understand what is printed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 SIZE = 2048
@@ -59,6 +61,20 @@ def products() -> None:
     torch._int_mm(int8, int8)
 
 
+def openvino(folder: str, precision: str) -> None:
+    import numpy as np
+    import openvino_genai as genai
+    from openvino import Tensor
+
+    options = {"INFERENCE_PRECISION_HINT": precision}
+    prompt = Tensor(np.ones((1, 64), dtype=np.int64))
+    with suppress(RuntimeError):  # with oneDNN's log on, OpenVINO 2026.4 may fail; the lines until then are read
+        pipeline = genai.ContinuousBatchingPipeline(folder, genai.SchedulerConfig(), "CPU", options)
+        pipeline.add_request(0, prompt, genai.GenerationConfig(max_new_tokens=2, ignore_eos=True))
+        while pipeline.has_non_finished_requests():
+            pipeline.step()
+
+
 def read_onednn(output: str) -> dict[str, str | None]:
     """Version, isa and the implementation of both products, as oneDNN names them; null where it was not used."""
     lines = output.splitlines()
@@ -68,6 +84,17 @@ def read_onednn(output: str) -> dict[str, str | None]:
         "isa": _after(lines, "info,cpu,isa:"),
         "bf16_product": _implementation(lines[:mark]),
         "int8_product": _implementation(lines[mark:]),
+    }
+
+
+def read_openvino(output: str) -> dict[str, Any]:
+    """The same of OpenVINO's own oneDNN: version, isa, and the implementations of the linear layers."""
+    lines = output.splitlines()
+    layers = {line.split(",")[6] for line in lines if ",exec,cpu,inner_product," in line}
+    return {
+        "version": _after(lines, "info,oneDNN v"),
+        "isa": _after(lines, "info,cpu,isa:"),
+        "linear_layers": sorted(layers),
     }
 
 
@@ -98,5 +125,7 @@ def _implementation(lines: list[str]) -> str | None:
 if __name__ == "__main__":
     if sys.argv[1:] == ["products"]:
         products()
+    elif sys.argv[1] == "openvino":
+        openvino(*sys.argv[2:])
     else:
         print(json.dumps({"peak": peak, "bandwidth": bandwidth}[sys.argv[1]]()))
