@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import re
 import statistics
 import subprocess
 import sys
@@ -45,7 +44,6 @@ SETTINGS: dict[str, Any] = {
     "learning_rate": 1e-4, "seed": 42, "lora_rank": 8, "lora_alpha": 16, "lora_modules": ["q_proj", "v_proj"],
 }  # fmt: skip
 SUMMED_UP = ("train_s", "load_s", "tokens_per_s", "target_tokens_per_s", "rss_before_training_bytes", "peak_bytes")
-_ABSOLUTE = re.compile(r"(?:/[^/\s\"':]+)+/")  # folders of this machine, which no committed file shows
 FLOP_NOTE = (
     "4 FLOP per parameter without the input embeddings and real token: 2 forward, 2 for the gradients of the "
     "activations; a frozen base needs none for its weights. Padding, attention and the adapter are not counted, and "
@@ -217,7 +215,7 @@ def _sample(name: str, method: methods.Method, python: Path | None, inputs: Inpu
         sample = methods.run(method, python, job, inputs.work)
     except methods.MethodFailed as error:
         print(f"round {number}, {name}: {error}", flush=True)
-        return {"error": _ABSOLUTE.sub(".../", str(error))}
+        return {"error": methods.without_folders(str(error))}
     for rate, tokens in (("tokens_per_s", "tokens"), ("target_tokens_per_s", "target_tokens")):
         sample[rate] = round(sample[tokens] / sample["train_s"], 2)
     print(

@@ -219,7 +219,7 @@ def _sample(name: str, method: Method, arguments: argparse.Namespace, inputs: In
         _child(inputs, [str(python), "-m", f"benchmarks.generation.{method.program}", str(job_path), str(result_path)])
     except NeuralbotError as error:
         print(f"round {number}, {name}: {error}", flush=True)
-        return {"error": str(error).replace(str(inputs.work), "...").replace(str(methods.ROOT), "...")}
+        return {"error": methods.without_folders(str(error))}
     sample: dict[str, Any] = json.loads(result_path.read_text(encoding="utf-8"))
     rates = ", ".join(f"{rate.partition('_')[0]} {_median(sample[rate]) or 0:.1f}" for rate in RATES)
     print(f"round {number}, {name}: {rates} tokens/s, {sample['load_s']:.0f} s to load", flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,6 +16,7 @@ from neuralbot.errors import NeuralbotError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN = "own"  # the Python that runs the benchmark
+_ABSOLUTE = re.compile(r"(?:/[^/\s\"':]+)+/")
 _TAIL = 30  # lines of a failed process that are shown
 _TRL_PACKED = {"packing": True, "packing_strategy": "bfd", "max_length": 1024}
 _ITREX_NOTE = "tokenizes the text itself; the adapter is trained in bf16; losses are means of the batches' means"
@@ -83,6 +85,11 @@ def run(method: Method, python: Path, job: Job, work: Path) -> dict[str, Any]:
         raise MethodFailed("\n  ".join([f"its process ended with status {done.returncode}; it said last:", *said]))
     result: dict[str, Any] = json.loads(result_path.read_text(encoding="utf-8"))
     return result
+
+
+def without_folders(text: str) -> str:
+    """The text without the folders of this machine, which no committed file shows."""
+    return _ABSOLUTE.sub(".../", text)
 
 
 def environment(threads: int, work: Path) -> dict[str, str]:
