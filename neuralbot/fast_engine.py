@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from neuralbot import hardware, precision
 from neuralbot.conversation import ensure_chat_template
-from neuralbot.engines import export, openvino_check
+from neuralbot.engines import export
 from neuralbot.engines.export import Spec, Unsupported
 from neuralbot.engines.export_cache import Entry
 from neuralbot.engines.openvino_engine import Exported, Mode, OpenVinoEngine
+from neuralbot.engines.openvino_worker import Crash
 from neuralbot.engines.protocol import end_ids
 from neuralbot.errors import ModelError, ResourceError
 from neuralbot.merging import UNMERGED
@@ -123,8 +124,6 @@ def _engine(
     reference: Callable[[], Engine] | None = None,
 ) -> OpenVinoEngine:
     entry = _exported(spec)
-    if (crash := openvino_check.crash(entry.folder, form.computed, _say)) is not None:
-        raise NotOffered(f"OpenVINO does not run on this processor: {crash}")
     exported = Exported(
         entry.folder,
         entry.facts["context_length"],
@@ -133,9 +132,11 @@ def _engine(
         form.computed,
         form.kept in ("int8", "int4"),
     )
-    if draft is not None:
-        return OpenVinoEngine(exported, tokenizer, mode="draft", draft=draft.folder, reference=reference)
-    return OpenVinoEngine(exported, tokenizer, mode=mode, reference=reference)
+    folder = None if draft is None else draft.folder
+    try:
+        return OpenVinoEngine(exported, tokenizer, mode="draft" if folder else mode, draft=folder, reference=reference)
+    except Crash as error:
+        raise NotOffered(f"{error}: it does not run on this processor") from error
 
 
 def _exported(spec: Spec) -> Entry:

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from neuralbot import chat_engine, fast_engine, hardware
-from neuralbot.engines import export, openvino_check
+from neuralbot.engines import export
+from neuralbot.engines.openvino_worker import Crash
 from neuralbot.engines.protocol import Sampling
 from neuralbot.engines.torch_engine import TorchEngine
 from neuralbot.errors import GenerationError, ModelError
@@ -116,6 +117,9 @@ def test_the_fast_engine_is_chosen_and_answers_as_the_other(build: Any) -> None:
 
 @pytest.mark.usefixtures("installed")
 def test_where_it_cannot_answer_the_torch_engine_does_and_says_why(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*_: Any, **__: Any) -> None:
+        raise Crash("its process ended with SIGFPE")
+
     def unsupported(*_: Any) -> None:
         raise export.Unsupported("some (ctrl) cannot be exported for OpenVINO: why")
 
@@ -127,9 +131,9 @@ def test_where_it_cannot_answer_the_torch_engine_does_and_says_why(build: Any, m
         with pytest.raises(ModelError, match="cannot be exported"):
             build(engine="openvino")
     with monkeypatch.context() as patch:
-        patch.setattr(openvino_check, "crash", lambda *_: "it ended with SIGFPE")
+        patch.setattr(fast_engine, "OpenVinoEngine", crash)
         assert build().notices == [
-            "the torch engine answers: OpenVINO does not run on this processor: it ended with SIGFPE"
+            "the torch engine answers: its process ended with SIGFPE: it does not run on this processor"
         ]
     assert (
         "has no layers for this BitsAndBytesConfig"
@@ -148,37 +152,6 @@ def test_adapters_that_learned_a_prompt_are_left_to_the_torch_engine(
     loaded = build(loading_config=LoadingModelConfig(peft_path=str(tmp_path)))
     assert isinstance(loaded.engine, TorchEngine)
     assert "cannot be merged into its base" in loaded.notices[0]
-
-
-@pytest.fixture
-def tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The lines that the check says; each stands for one try."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(openvino_check, "version", lambda _: "1")
-    return []
-
-
-@pytest.mark.parametrize(
-    ("code", "crash", "tries"),
-    [
-        ("import os, signal; os.kill(os.getpid(), signal.SIGFPE)", "it ended with SIGFPE", 1),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "it ended with SIGKILL", 2),
-        ("raise RuntimeError", None, 2),
-        ("pass", None, 1),
-    ],
-)
-def test_the_check_outlives_a_crash_and_is_made_once(
-    tried: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, crash: str | None, tries: int
-) -> None:
-    script = tmp_path / "check"
-    script.write_text(f"#!{sys.executable}\n{code}\n")
-    script.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(script))
-    for _ in range(2):
-        assert openvino_check.crash(tmp_path, "bf16", tried.append) == crash
-    assert len(tried) == tries
-    assert openvino_check.crash(tmp_path, "f32", tried.append) == crash
-    assert len(tried) > tries
 
 
 def test_importing_the_package_brings_no_openvino() -> None:

@@ -15,18 +15,15 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from neuralbot import hardware
-from neuralbot.engines import telemetry
 from neuralbot.engines.openvino_worker import Request, Worker
 from neuralbot.engines.protocol import Sampling, check_prompt, token_budget
-from neuralbot.errors import GenerationError, ModelError
+from neuralbot.errors import GenerationError
 
 if TYPE_CHECKING:
-    import openvino_genai
     from transformers import PreTrainedTokenizerBase
 
     from neuralbot.engines.protocol import Engine
@@ -80,7 +77,6 @@ class OpenVinoEngine:
         self._reference: Engine | None = None
         self._lock = threading.Lock()
         self._workers: dict[Mode, Worker] = {}
-        # Before the interpreter ends: a thread that is inside OpenVINO then would bring the process down.
         self.close = weakref.finalize(self, _close, self._workers)
         self._worker(mode)
 
@@ -107,14 +103,14 @@ class OpenVinoEngine:
         budget = token_budget(len(prompt_ids), sampling.max_new_tokens, self.context_length)
         # With a draft model GenAI draws from another distribution than the model's own: such answers go without.
         mode = "plain" if self._mode == "draft" and not sampling.greedy else self._mode
-        config = _config(sampling, budget, self.exported.end_ids, mode)
-        request = Request(list(prompt_ids), config, may_fail=config.structured_output_config is not None)
-        return Answer(self._worker(mode).submit(request), self.exported.end_ids)
+        values = _values(sampling, budget, self.exported.end_ids, mode)
+        request = Request(list(prompt_ids), values, may_fail="structured_output_config" in values)
+        return Answer(self._worker(mode), request, self.exported.end_ids)
 
     def _worker(self, mode: Mode) -> Worker:
         with self._lock:
             if mode not in self._workers:
-                self._workers[mode] = Worker(partial(_pipeline, self.exported, mode, self._draft))
+                self._workers[mode] = Worker(_settings(self.exported, mode, self._draft))
             return self._workers[mode]
 
     def _asked_of_reference(self, why: str) -> Engine:
@@ -133,13 +129,13 @@ class Answer:
     Closing it, or dropping it, ends the work on it within a step.
     """
 
-    def __init__(self, request: Request, end_ids: frozenset[int]) -> None:
+    def __init__(self, worker: Worker, request: Request, end_ids: frozenset[int]) -> None:
         self.logprobs: list[float] = []
-        self._items = request.items
+        self._items = worker.submit(request).items
         self._end_ids = end_ids
         self._ready: list[tuple[int, float]] = []
         self._over = False
-        self.close = weakref.finalize(self, request.cancel)
+        self.close = weakref.finalize(self, worker.cancel, request)
         self.close.atexit = False
 
     def __iter__(self) -> Iterator[int]:
@@ -176,60 +172,52 @@ def _close(workers: dict[Mode, Worker]) -> None:
         worker.close()
 
 
-def _pipeline(exported: Exported, mode: Mode, draft: Path | None) -> openvino_genai.ContinuousBatchingPipeline:
-    """Raises ModelError for what OpenVINO cannot load."""
-    telemetry.hide()
-    import openvino_genai
-
-    scheduler = openvino_genai.SchedulerConfig()
-    scheduler.enable_prefix_caching = True
-    # A size has to be named: without one the cache is so small that known beginnings are soon overwritten. The memory
-    # is taken only as it is filled.
+def _settings(exported: Exported, mode: Mode, draft: Path | None) -> dict[str, Any]:
+    """What the process of the pipeline is told; see openvino_process."""
     machine = hardware.probe()
-    scheduler.cache_size = max(1, machine.memory_bytes // (8 * _GIB))
-    properties: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": exported.precision,
-        "KV_CACHE_PRECISION": "u8" if exported.weights_kept else exported.precision,
-        "INFERENCE_NUM_THREADS": min(machine.usable_cpus, machine.physical_cores),
+    return {
+        "folder": str(exported.folder),
+        "draft": str(draft) if mode == "draft" else None,
+        "lookup": mode == "lookup",
+        # A size has to be named: without one the cache is so small that known beginnings are soon overwritten. The
+        # memory is taken only as it is filled.
+        "scheduler": {"enable_prefix_caching": True, "cache_size": max(1, machine.memory_bytes // (8 * _GIB))},
+        "properties": {
+            "INFERENCE_PRECISION_HINT": exported.precision,
+            "KV_CACHE_PRECISION": "u8" if exported.weights_kept else exported.precision,
+            "INFERENCE_NUM_THREADS": min(machine.usable_cpus, machine.physical_cores),
+        },
+        "trial": _values(Sampling(max_new_tokens=2, logprobs=True), 2, frozenset(), mode),
     }
-    if mode == "draft":
-        properties["draft_model"] = openvino_genai.draft_model(str(draft), "CPU", **properties)
-    elif mode == "lookup":
-        properties["prompt_lookup"] = True
-    try:
-        return openvino_genai.ContinuousBatchingPipeline(str(exported.folder), scheduler, "CPU", properties)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"OpenVINO cannot load {exported.folder}: {reason[-300:]}") from error
 
 
-def _config(sampling: Sampling, budget: int, end_ids: frozenset[int], mode: Mode) -> openvino_genai.GenerationConfig:
-    from openvino_genai import GenerationConfig, StructuredOutputConfig
-
-    config = GenerationConfig()
-    config.max_new_tokens = budget
-    config.stop_token_ids = set(end_ids)
-    config.ignore_eos = not end_ids  # else GenAI takes what stands in generation_config.json
-    config.repetition_penalty = float(sampling.repetition_penalty)
-    config.logprobs = int(sampling.logprobs)
+def _values(sampling: Sampling, budget: int, end_ids: frozenset[int], mode: Mode) -> dict[str, Any]:
+    """The fields of GenerationConfig."""
+    values: dict[str, Any] = {
+        "max_new_tokens": budget,
+        "stop_token_ids": sorted(end_ids),
+        "ignore_eos": not end_ids,  # else GenAI takes what stands in generation_config.json
+        "repetition_penalty": float(sampling.repetition_penalty),
+        "logprobs": int(sampling.logprobs),
+    }
     if not sampling.greedy:
-        config.do_sample = True
-        config.temperature = float(sampling.temperature)
-        config.top_p = float(sampling.top_p)
-        if sampling.top_k:
-            config.top_k = sampling.top_k
         seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
-        config.rng_seed = (seed ^ seed >> 32) & 0xFFFFFFFF  # of a longer one GenAI would drop the upper half
-    if sampling.json_schema is not None or sampling.regex is not None:
-        chosen = {"json_schema": sampling.json_schema, "regex": sampling.regex}
-        config.structured_output_config = StructuredOutputConfig(
-            **{name: text for name, text in chosen.items() if text is not None}
-        )
+        values |= {
+            "do_sample": True,
+            "temperature": float(sampling.temperature),
+            "top_p": float(sampling.top_p),
+            "rng_seed": (seed ^ seed >> 32) & 0xFFFFFFFF,  # of a longer one GenAI would drop the upper half
+        }
+        if sampling.top_k:
+            values["top_k"] = sampling.top_k
+    form = {"json_schema": sampling.json_schema, "regex": sampling.regex}
+    if form := {name: text for name, text in form.items() if text is not None}:
+        values["structured_output_config"] = form
     if mode == "draft":
-        config.num_assistant_tokens = DRAFT_TOKENS
+        values["num_assistant_tokens"] = DRAFT_TOKENS
     elif mode == "lookup":
-        config.num_assistant_tokens, config.max_ngram_size = LOOKUP_TOKENS, LOOKUP_NGRAM
-    return config
+        values |= {"num_assistant_tokens": LOOKUP_TOKENS, "max_ngram_size": LOOKUP_NGRAM}
+    return values
 
 
 def _beyond(sampling: Sampling) -> str | None:

@@ -1,46 +1,51 @@
-"""One thread that owns a continuous-batching pipeline of OpenVINO GenAI: it alone adds requests and steps it.
+"""Requests on their way through the process that owns the pipeline (openvino_process), and back.
 
-Callers hand in a Request and read its tokens from a queue of its own. A request joins and leaves between two steps, so
-that many share each pass over the weights.
+Callers hand in a Request and read its tokens from a queue of its own; many share each pass over the weights.
 
-An exception in a step leaves the pipeline unusable for all that are in it. So a new one is built, those requests that
-may be to blame are told, and the others are made again from their start: a request with its seed gives the same tokens
-again, and what its caller has already is checked and left out.
+Where a step fails, or the process dies, nothing in it can be used any more. So a new one is started, those requests
+that may be to blame are told, and the others are made again from their start: a request with its seed gives the same
+tokens again, and what its caller has already is checked and left out.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import queue
+import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import Any
 
-from neuralbot.errors import GenerationError, NeuralbotError
-
-if TYPE_CHECKING:
-    import openvino_genai
+from neuralbot.errors import GenerationError, ModelError, NeuralbotError
 
 logger = logging.getLogger(__name__)
 
 # What a queue holds: the tokens of a step with their logarithmic probabilities; why it failed; None at the end.
 Item = tuple[list[int], list[float]] | NeuralbotError | None
+_CRASHES = {-number for number in (signal.SIGILL, signal.SIGFPE, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT)}
+_LAST_STEP_S = 30
+
+
+class Crash(ModelError):
+    """OpenVINO ended its process while it loaded a model: it does not run on this processor."""
 
 
 class Request:
-    """A prompt on its way through the pipeline. config: a GenerationConfig with a seed, so that it can be repeated.
+    """A prompt on its way. values: of GenerationConfig, with a seed, so that it can be repeated.
 
     may_fail: whether what the caller asked for can break a step before its first token, as a grammar can.
     """
 
-    def __init__(self, prompt_ids: list[int], config: openvino_genai.GenerationConfig, *, may_fail: bool) -> None:
+    def __init__(self, prompt_ids: list[int], values: dict[str, Any], *, may_fail: bool) -> None:
         self.prompt_ids = prompt_ids
-        self.config = config
+        self.values = values
         self.may_fail = may_fail
         self.items: queue.SimpleQueue[Item] = queue.SimpleQueue()
-        self.handle: openvino_genai.GenerationHandle | None = None
-        self._cancelled = False
+        self.number = -1
         self._sent: list[int] = []
         self._repeated = 0
 
@@ -48,158 +53,186 @@ class Request:
     def suspect(self) -> bool:
         return self.may_fail and not self._sent
 
-    def join(self, handle: openvino_genai.GenerationHandle) -> None:
-        self.handle, self._repeated = handle, 0
-        if self._cancelled:
-            handle.cancel()
+    def begin(self) -> list[Any]:
+        """What the process is told; from its first token again where it was told before."""
+        self._repeated = 0
+        return [self.number, self.prompt_ids, self.values]
 
-    def cancel(self) -> None:
-        """From any thread. The step that runs is its last one."""
-        self._cancelled = True
-        if self.handle is not None:
-            self.handle.cancel()
-        self.items.put(None)
-
-    def deliver(self) -> bool:
-        """Pass on what the last step gave; whether that was the end."""
-        from openvino_genai import GenerationStatus
-
-        assert self.handle is not None
-        if self._cancelled:
-            return True
-        while self.handle.can_read():
-            for output in self.handle.read().values():
-                self._send(output.generated_ids, output.generated_log_probs)
-        status = self.handle.get_status()
-        if status == GenerationStatus.RUNNING:
-            return False
-        full = GenerationError("the key/value cache is full: fewer or shorter requests at once, or more memory")
-        self.items.put(full if status == GenerationStatus.IGNORED else None)
-        return True
-
-    def _send(self, ids: list[int], logprobs: list[float]) -> None:
+    def deliver(self, ids: list[int], logprobs: list[float]) -> None:
+        """Pass on what a step gave. Raises GenerationError where a repeated answer differs."""
         known = self._sent[self._repeated : self._repeated + len(ids)]
         self._repeated += len(known)
         if known != ids[: len(known)]:
-            self.cancel()
-            self.items.put(GenerationError("the engine had to start anew and answers otherwise: ask again"))
-        elif fresh := ids[len(known) :]:
+            raise GenerationError("the engine had to start anew and answers otherwise: ask again")
+        if fresh := ids[len(known) :]:
             self._sent += fresh
             self._repeated += len(fresh)
             self.items.put((fresh, logprobs[len(known) :]))
 
 
-class Worker:
-    """The thread and its pipeline. build: makes the pipeline, in this thread first and anew where a step failed."""
+class _Process:
+    """The process of the pipeline, with the model loaded. Raises Crash, and ModelError with OpenVINO's reason."""
 
-    def __init__(self, build: Callable[[], openvino_genai.ContinuousBatchingPipeline]) -> None:
-        self._build = build
-        self._pipeline: Any = build()
-        self._arriving: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
-        self._live: list[Request] = []
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "neuralbot.engines.openvino_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            process_group=0,  # Ctrl-C is ours to answer: it would tear the process out of a step
+        )
+        self.pid = self._child.pid
+        assert self._child.stdin is not None and self._child.stdout is not None
+        self._input, self.steps = self._child.stdin, self._child.stdout
+        try:
+            self.tell(json.dumps(settings))
+            self._check(json.loads(self.steps.readline() or "{}"), settings["folder"])
+        except BaseException:
+            self._child.kill()
+            self._child.wait()
+            raise
+
+    def tell(self, line: str) -> None:
+        with suppress(OSError):  # it is dead: who reads from it sees to that
+            self._input.write(f"{line}\n")
+            self._input.flush()
+
+    def end(self) -> None:
+        """Lets it finish the step that runs."""
+        with suppress(OSError):
+            self._input.close()
+        try:
+            self._child.wait(_LAST_STEP_S)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+
+    def why_ended(self) -> tuple[int, str]:
+        """Its exit status, and that in words."""
+        status = self._child.wait()
+        how = signal.Signals(-status).name if status < 0 else f"status {status}"
+        return status, f"its process ended with {how}"
+
+    def _check(self, answer: dict[str, Any], folder: str) -> None:
+        if answer.get("ready"):
+            return
+        status, how = self.why_ended()
+        error = Crash if status in _CRASHES else ModelError
+        raise error(f"OpenVINO cannot load {folder}: {answer.get('refused', how)}")
+
+
+class Worker:
+    """The process, a thread that writes to it and one that reads from it. settings: see openvino_process.
+
+    Raises Crash, and ModelError for what OpenVINO cannot load. running: requests that the last step left unfinished.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.running = 0
+        self._settings = settings
+        self._live: dict[int, Request] = {}
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="neuralbot-openvino", daemon=True)
-        self._thread.start()
+        # With the process that a line is for: what was meant for a dead one is not told to the next.
+        self._outgoing: queue.SimpleQueue[tuple[_Process, str] | None] = queue.SimpleQueue()
+        self._process = _Process(settings)
+        self._reader = threading.Thread(target=self._read, name="neuralbot-openvino", daemon=True)
+        for thread in (self._reader, threading.Thread(target=self._write, name="neuralbot-requests", daemon=True)):
+            thread.start()
 
     def submit(self, request: Request) -> Request:
-        """Lets it take part from the next step on. Raises GenerationError where the thread has ended."""
+        """Lets it take part from the next step on. Raises GenerationError where the engine has ended."""
         with self._lock:
             if self._closed:
                 raise GenerationError("the engine is closed: build the chatbot anew")
-            self._arriving.put(request)
+            request.number = next(self._numbers)
+            self._live[request.number] = request
+            self._tell(request.begin())
         return request
 
+    def cancel(self, request: Request) -> None:
+        """From any thread, also while memory is collected: takes no lock. The step that runs is its last one."""
+        if self._live.pop(request.number, None) is not None:
+            self._tell([request.number])
+            request.items.put(None)
+
     def close(self) -> None:
-        """Ends the thread after the step that runs; requests on their way fail."""
+        """Ends the process after the step that runs; requests on their way fail."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-            self._arriving.put(None)
-        self._thread.join()
+        self._outgoing.put(None)
+        self._reader.join()
 
-    def _run(self) -> None:
+    def _tell(self, message: list[Any]) -> None:
+        self._outgoing.put((self._process, json.dumps(message)))
+
+    def _write(self) -> None:
+        while (item := self._outgoing.get()) is not None:
+            process, line = item
+            process.tell(line)
+        self._process.end()
+
+    def _read(self) -> None:
         reason: NeuralbotError = GenerationError("the engine was closed while it answered")
         try:
-            while self._admit_arrived():
-                if self._pipeline.has_non_finished_requests():
-                    self._step()
+            while (why := self._steps()) is not None:
+                self._recover(why)
         except BaseException as error:  # nobody would read it, and the callers would wait for ever
-            logger.exception("the engine's thread ended")
+            logger.error("the engine ended: %s", error)
             reason = GenerationError(f"the engine ended: {error}; build the chatbot anew")
         with self._lock:
             self._closed = True
-        for request in (*self._live, *self._waiting()):
-            request.items.put(reason)
-        self._live.clear()
-        self._pipeline = None
+        while self._live:
+            self._live.popitem()[1].items.put(reason)
 
-    def _admit_arrived(self) -> bool:
-        """Waits only where there is nothing to do; False: the engine is to end."""
-        if not self._pipeline.has_non_finished_requests() and not self._admit(self._arriving.get()):
-            return False
-        while True:
-            try:
-                if not self._admit(self._arriving.get_nowait()):
-                    return False
-            except queue.Empty:
-                return True
+    def _steps(self) -> str | None:
+        """Passes on what each step gave, till the process ends. Why it did; None: as it was told to."""
+        why = ""
+        for line in self._process.steps:
+            step = json.loads(line)
+            why = step.get("failed", why)
+            self.running = step.get("requests", 0)
+            for number, *result in step.get("tokens", ()):
+                if (request := self._live.get(number)) is not None:
+                    self._pass_on(request, *result)
+                else:
+                    self._tell([number])
+        self.running = 0
+        _, how = self._process.why_ended()
+        with self._lock:
+            return None if self._closed else why or how
 
-    def _admit(self, request: Request | None) -> bool:
-        if request is None:
-            return False
-        import numpy as np
-        from openvino import Tensor
-
-        ids = Tensor(np.array([request.prompt_ids], dtype=np.int64))
+    def _pass_on(self, request: Request, ids: list[int], logprobs: list[float], state: str | None) -> None:
         try:
-            request.join(self._pipeline.add_request(next(self._numbers), ids, request.config))
-        except RuntimeError as error:
-            request.items.put(refused(error))
+            request.deliver(ids, logprobs)
+        except GenerationError as error:
+            self._tell([request.number])
+            self._finish(request, error)
         else:
-            self._live.append(request)
-        return True
+            if state is not None:
+                self._finish(request, refused(state) if state else None)
 
-    def _step(self) -> None:
-        try:
-            self._pipeline.step()
-        except RuntimeError as error:
-            self._recover(error)
-        else:
-            self._live = [request for request in self._live if not request.deliver()]
+    def _finish(self, request: Request, last: NeuralbotError | None) -> None:
+        if self._live.pop(request.number, None) is not None:
+            request.items.put(last)
 
-    def _recover(self, error: RuntimeError) -> None:
-        failed = [request for request in self._live if request.suspect] or self._live
-        again = [request for request in self._live if request not in failed]
-        logger.warning(
-            "a step failed (%s): %d of %d requests are made again", _plain(error), len(again), len(self._live)
-        )
-        for request in failed:
-            request.items.put(refused(error))
-        for request in self._live:
-            request.handle = None
-        self._live, self._pipeline = [], None  # two pipelines at once may be more than the memory holds
-        self._pipeline = self._build()
-        for request in again:
-            self._admit(request)
-
-    def _waiting(self) -> Iterator[Request]:
-        while True:
-            try:
-                request = self._arriving.get_nowait()
-            except queue.Empty:
-                return
-            if request is not None:
-                yield request
+    def _recover(self, why: str) -> None:
+        started = _Process(self._settings)
+        with self._lock:
+            live = list(self._live.values())
+            failed = [request for request in live if request.suspect] or live
+            for request in failed:
+                self._finish(request, refused(why))
+            self._process = started
+            if self._closed:
+                started.end()
+            again = list(self._live.values())
+            for request in again:
+                self._tell(request.begin())
+        logger.warning("a step failed (%s): %d of %d requests are made again", why, len(again), len(live))
 
 
-def refused(error: RuntimeError) -> GenerationError:
-    return GenerationError(f"the engine cannot make this answer: {_plain(error)}")
-
-
-def _plain(error: RuntimeError) -> str:
-    """OpenVINO's reason without the place in its source that stands before it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__).rpartition("Check failed: ")[2][:300]
+def refused(why: str) -> GenerationError:
+    return GenerationError(f"the engine cannot make this answer: {why}")

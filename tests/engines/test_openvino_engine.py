@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -24,9 +24,10 @@ import torch
 from transformers import LlamaForCausalLM
 
 from neuralbot.engines.openvino_engine import Answer, Exported, OpenVinoEngine
+from neuralbot.engines.openvino_worker import Crash
 from neuralbot.engines.protocol import Sampling
 from neuralbot.engines.torch_engine import TorchEngine
-from neuralbot.errors import GenerationError
+from neuralbot.errors import GenerationError, ModelError
 
 GREEDY = Sampling(max_new_tokens=24)
 SAMPLED = Sampling(max_new_tokens=24, do_sample=True, temperature=1.5, top_k=30, top_p=0.9, seed=7)
@@ -108,37 +109,100 @@ def test_an_end_token_ends_an_answer_and_is_left_out(exported: Exported, engine:
         ending.close()
 
 
-def test_a_closed_stream_stops_within_a_step_and_others_go_on(
-    engine: OpenVinoEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_closed_stream_stops_and_others_go_on(engine: OpenVinoEngine) -> None:
     long = replace(GREEDY, max_new_tokens=400)
     expected = list(engine.stream(PROMPTS[1], replace(long, max_new_tokens=40)))
-    worker, steps, closed = engine._workers["plain"], [], threading.Event()
-
-    def step(run: Any = worker._step) -> None:
-        after = closed.is_set()
-        run()
-        if after:
-            steps.append(worker._pipeline.get_metrics().requests)
-
-    monkeypatch.setattr(worker, "_step", step)
+    worker = engine._workers["plain"]
     kept, closing, dropped = (engine.stream(prompt, long) for prompt in (PROMPTS[1], PROMPTS[2], PROMPTS[3]))
     assert isinstance(closing, Answer)
     for answer in (closing, dropped):
         next(answer)
+    assert worker.running == 3
     closing.close()
     del answer, dropped
-    closed.set()
+    _wait_until(lambda: worker.running == 1)
     assert list(closing) == []
     assert list(islice(kept, 40)) == expected
+    assert worker.running == 1, "the work on those that were left ended long before their answers would have"
     kept.close()  # type: ignore[attr-defined]
+    _wait_until(lambda: worker.running == 0)
+
+
+def _wait_until(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 5
-    while worker._pipeline.has_non_finished_requests() and time.monotonic() < deadline:
+    while not holds():
+        assert time.monotonic() < deadline
         time.sleep(0.001)
-    ended = len(steps)
-    time.sleep(0.05)
-    assert len(steps) == ended < 400, "the pipeline has nothing to do any more"
-    assert steps[1] == 1, "the two that were left take part in no step after the one that ran"
+
+
+def test_openvino_stays_out_of_the_process_that_asks(exported: Exported) -> None:
+    """GenAI's step holds the global lock of the interpreter that calls it: a server could do nothing else meanwhile."""
+    program = f"{_ASKING}print(len(list(answer)), 'openvino' in sys.modules, 'openvino_genai' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program.format(str(exported.folder))], capture_output=True, text=True)
+    assert done.stdout == "400 False False\n", done.stderr
+
+
+_ASKING = """
+import os, sys
+from pathlib import Path
+from neuralbot.engines.openvino_engine import *
+engine = OpenVinoEngine(Exported(Path({!r}), 512, 512, frozenset()), None)
+answer = engine.stream([5], Sampling(max_new_tokens=400))
+"""
+
+
+def test_a_process_that_dies_fails_its_requests_and_is_replaced(
+    engine: OpenVinoEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = list(engine.stream(PROMPTS[0], GREEDY))
+    answers = [engine.stream(prompt, replace(GREEDY, max_new_tokens=400)) for prompt in PROMPTS[:3]]
+    for answer in answers:
+        next(answer)
+    engine._workers["plain"]._process._child.kill()
+    for answer in answers:
+        with pytest.raises(GenerationError, match="its process ended with SIGKILL"):
+            list(answer)
+    assert list(engine.stream(PROMPTS[0], GREEDY)) == expected
+    assert [record.message for record in caplog.records] == [
+        "a step failed (its process ended with SIGKILL): 0 of 3 requests are made again"
+    ]
+
+
+def test_a_process_ends_with_the_one_that_asks(exported: Exported) -> None:
+    program = f"{_ASKING}print(engine._workers['plain']._process.pid, flush=True); os.kill(os.getpid(), 9)"
+    done = subprocess.run([sys.executable, "-c", program.format(str(exported.folder))], capture_output=True, text=True)
+    assert done.stdout, done.stderr
+    _wait_until(lambda: not Path(f"/proc/{done.stdout.strip()}").exists())
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "words"),
+    [
+        ("import os; os.kill(os.getpid(), 8)", Crash, "its process ended with SIGFPE"),
+        ("import os; os.kill(os.getpid(), 9)", ModelError, "its process ended with SIGKILL"),
+        ("raise RuntimeError", ModelError, "its process ended with status 1"),
+    ],
+)
+def test_a_crash_of_openvino_is_none_of_ours(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, error: type[ModelError], words: str
+) -> None:
+    script = tmp_path / "python"
+    script.write_text(f"#!{sys.executable}\n{code}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    with pytest.raises(ModelError, match=words) as raised:
+        OpenVinoEngine(exported, None)  # type: ignore[arg-type]
+    assert type(raised.value) is error
+
+
+def test_weights_that_are_not_numbers_are_found_before_they_answer(exported: Exported, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(exported.folder, tmp_path / "copy", copy_function=shutil.copyfile))
+    weights = folder / "openvino_model.bin"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2 :] = b"\xff" * (len(content) - len(content) // 2)
+    weights.write_bytes(content)
+    with pytest.raises(ModelError, match="its weights may hold NaN"):
+        OpenVinoEngine(replace(exported, folder=folder), None)  # type: ignore[arg-type]
 
 
 def test_closing_ends_a_reader_that_waits(engine: OpenVinoEngine) -> None:
@@ -271,8 +335,10 @@ def test_64_streams_lose_repeat_and_cross_no_token(engine: OpenVinoEngine, token
     assert given["stopped"] and given["whole"]
 
 
-def test_nobody_is_told_that_it_runs(exported: Exported, tmp_path: Path) -> None:
+def test_nobody_is_told_that_it_runs(
+    exported: Exported, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """OpenVINO's telemetry writes a number for the user into the home folder before it sends anything."""
-    program = [sys.executable, "-m", "neuralbot.engines.openvino_check", str(exported.folder), "f32"]
-    subprocess.run(program, check=True, env={**os.environ, "HOME": str(tmp_path)}, capture_output=True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    OpenVinoEngine(exported, tiny_tokenizer).close()
     assert list(tmp_path.iterdir()) == []
