@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from neuralbot.errors import NeuralbotError, UsageError
 from neuralbot.training.provenance import environment
 from neuralbot.training.records import write_json
 
-RESULT = methods.ROOT / "benchmarks" / "results" / "generate.json"
+RESULTS = methods.ROOT / "benchmarks" / "results"
 SHIPPED_ROWS = methods.ROOT / "data" / "alpaca" / "train.json"
 KEPT = ("bf16", "int8", "int4")
 LLAMA = "llama"  # its environment
@@ -50,20 +50,42 @@ _BANDWIDTH_NOTE = (
 
 @dataclass(frozen=True)
 class Method:
-    """program: a module of benchmarks.generation. kept: precision of the weights. many_tokens: 0: cannot."""
+    """program: a module of benchmarks.generation. kept: precision of the weights. many_tokens: 0: cannot.
+
+    changes: properties of OpenVINO other than neuralbot's.
+    """
 
     program: str
     kept: str
     engine: str = ""
     many_tokens: int = _MANY_TOKENS
+    changes: dict[str, Any] = field(default_factory=dict)
 
 
 METHODS = {
     **{f"neuralbot-{kept}": Method("chatbot", kept, "openvino") for kept in KEPT},
     **{f"genai-{kept}": Method("genai", kept) for kept in KEPT},
+    **{f"genai-{kept}-defaults": Method("genai", kept, "defaults") for kept in KEPT},
     "neuralbot-torch": Method("chatbot", "bf16", "torch", many_tokens=0),
     "transformers": Method("transformers_generate", "bf16"),
     **{f"llama.cpp-{kept}": Method("llama_cpp_generate", kept, many_tokens=0) for kept in KEPT},
+}
+_GROUP = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
+_CHANGES: dict[str, dict[str, Any]] = {
+    "as-it-is": {},
+    "activation-groups-32": {_GROUP: 32},
+    "activation-groups-256": {_GROUP: 256},
+    "activations-not-rounded": {_GROUP: 0},
+    "keys-and-values-bf16": {"KV_CACHE_PRECISION": "bf16"},
+    "keys-and-values-u8": {"KV_CACHE_PRECISION": "u8"},
+    "computed-in-f32": {"INFERENCE_PRECISION_HINT": "f32"},
+    "one-thread": {"INFERENCE_NUM_THREADS": 1},
+    "hint-latency": {"PERFORMANCE_HINT": "LATENCY"},
+    "hint-throughput": {"PERFORMANCE_HINT": "THROUGHPUT"},
+    "threads-pinned": {"ENABLE_CPU_PINNING": True},
+}
+TRIES = {
+    f"{kept}-{name}": Method("genai", kept, changes=changes) for kept in KEPT for name, changes in _CHANGES.items()
 }
 
 
@@ -96,8 +118,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--threads", type=_positive, help="default: one for each core that may be used")
     add("--llama-python", type=Path, metavar="FILE", help="the Python of an environment with llama-cpp-python and gguf")
     add("--work", type=Path, metavar="FOLDER", help="keep checkpoint and exports here (default: nothing is kept)")
+    add("--tries", action="store_true", help="other settings of OpenVINO than neuralbot's, in place of the methods")
     add("--quick", action="store_true", help="a tiny model and short prompts, to see that all of it runs")
-    add("--output", type=Path, default=RESULT, metavar="FILE", help="default: benchmarks/results/generate.json")
+    add("--output", type=Path, metavar="FILE", help="default: generate.json, of tries generate-tries.json, in results")
     add("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -110,9 +133,11 @@ def _positive(text: str) -> int:
 
 def _command(arguments: argparse.Namespace) -> int:
     selected = _selected(arguments)
+    kept = arguments.output is None
+    arguments.output = arguments.output or RESULTS / ("generate-tries.json" if arguments.tries else "generate.json")
     if not arguments.output.parent.is_dir():
         raise UsageError(f"--output {arguments.output}: there is no such folder; make it, or give another file")
-    if arguments.quick and arguments.output == RESULT:
+    if arguments.quick and kept:
         raise UsageError("--quick measures nothing worth keeping: name another file with --output")
     if arguments.work:
         return _measured(arguments, selected, arguments.work.absolute())
@@ -121,18 +146,19 @@ def _command(arguments: argparse.Namespace) -> int:
 
 
 def _selected(arguments: argparse.Namespace) -> dict[str, Method]:
+    known = TRIES if arguments.tries else METHODS
     if arguments.methods is None:
-        return {name: method for name, method in METHODS.items() if arguments.llama_python or not _is_llama(method)}
+        return {name: method for name, method in known.items() if arguments.llama_python or not _is_llama(method)}
     names = [name.strip() for name in arguments.methods.split(",")]
     for name in names:
-        if name not in METHODS:
-            raise UsageError(f"--methods: there is no {name!r}; expected some of {', '.join(METHODS)}")
-        if _is_llama(METHODS[name]) and arguments.llama_python is None:
+        if name not in known:
+            raise UsageError(f"--methods: there is no {name!r}; expected some of {', '.join(known)}")
+        if _is_llama(known[name]) and arguments.llama_python is None:
             raise UsageError(
                 f"the method {name} runs in an environment of its own: make one with `python3 -m venv llama && "
                 "llama/bin/pip install llama-cpp-python gguf`, then give --llama-python llama/bin/python"
             )
-    return {name: METHODS[name] for name in dict.fromkeys(names)}
+    return {name: known[name] for name in dict.fromkeys(names)}
 
 
 def _is_openvino(method: Method) -> bool:
@@ -210,7 +236,7 @@ def _sample(name: str, method: Method, arguments: argparse.Namespace, inputs: In
     stored = str(inputs.stored[method.program, method.kept])
     job = Job(
         str(inputs.model), str(inputs.prompts), method.kept, method.engine, stored, inputs.threads, _NEW_TOKENS,
-        method.many_tokens,
+        method.many_tokens, method.changes,
     )  # fmt: skip
     job_path.write_text(json.dumps(asdict(job)), encoding="utf-8")
     result_path.unlink(missing_ok=True)
@@ -306,6 +332,7 @@ def facts(arguments: argparse.Namespace, selected: dict[str, Method], inputs: In
             "new_tokens": _NEW_TOKENS,
             "many_new_tokens": {name: method.many_tokens for name, method in selected.items()},
         },
+        "changes": {name: method.changes for name, method in selected.items() if method.changes},
         "not_measured": reasons | {"itrex": "its environment is a peer's of 2024; not part of this run"},
         "hardware": asdict(hardware.probe()),
         "threads": inputs.threads,

@@ -14,8 +14,8 @@ from neuralbot import hardware, precision
 from neuralbot.conversation import ensure_chat_template
 from neuralbot.engines import export
 from neuralbot.engines.export import Spec, Unsupported
-from neuralbot.engines.export_cache import Entry
-from neuralbot.engines.openvino_engine import Exported, Mode, OpenVinoEngine
+from neuralbot.engines.export_cache import Entry, Facts
+from neuralbot.engines.openvino_engine import ACTIVATION_GROUP, Exported, Mode, OpenVinoEngine
 from neuralbot.engines.openvino_worker import Crash
 from neuralbot.engines.protocol import end_ids
 from neuralbot.errors import ModelError, ResourceError
@@ -130,13 +130,21 @@ def _engine(
         entry.facts["vocabulary"],
         end_ids(entry.facts["eos_token_id"], tokenizer),
         form.computed,
-        form.kept in ("int8", "int4"),
+        _activation_group(entry.facts, form),
     )
     folder = None if draft is None else draft.folder
     try:
         return OpenVinoEngine(exported, tokenizer, mode="draft" if folder else mode, draft=folder, reference=reference)
     except Crash as error:
         raise NotOffered(f"{error}: it does not run on this processor") from error
+
+
+def _activation_group(facts: Facts, form: precision.Exported) -> int:
+    """No larger than a group of weights: OpenVINO has no products for that."""
+    if form.kept not in ("int8", "int4"):
+        return 0
+    weights = facts.get("group_size") or form.group_size
+    return min(ACTIVATION_GROUP, weights) if form.kept == "int4" and weights > 0 else ACTIVATION_GROUP
 
 
 def _exported(spec: Spec) -> Entry:

@@ -1,4 +1,4 @@
-"""OpenVINO GenAI's own pipeline on the exported files of neuralbot, with the settings that neuralbot gives it.
+"""OpenVINO GenAI's own pipeline on the exported files of neuralbot: with neuralbot's settings, or with its own.
 
 Whoever calls OpenVINO without a chatbot: one thread, ids in and out, no text.
 """
@@ -7,28 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import count as numbers
+from pathlib import Path
 from typing import Any
 
 from benchmarks.generation.job import Answer, Job, Prompt, Stream, run
 from neuralbot import hardware
-from neuralbot.engines import telemetry
+from neuralbot.engines import openvino_engine, openvino_process
 
 
 def make(job: Job) -> Answer:
-    telemetry.hide()
     import openvino_genai as genai
 
-    machine = hardware.probe()
-    scheduler = genai.SchedulerConfig()
-    scheduler.enable_prefix_caching = True
-    scheduler.cache_size = max(1, machine.memory_bytes // 2**33)
-    computed = "bf16" if machine.has_bf16 else "f32"
-    properties: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": computed,
-        "KV_CACHE_PRECISION": computed if job.kept == "bf16" else "u8",
-        "INFERENCE_NUM_THREADS": job.threads,
-    }
-    pipeline = genai.ContinuousBatchingPipeline(job.stored, scheduler, "CPU", properties)
+    pipeline = openvino_process.load(_settings(job))
     number = numbers()
 
     def answer(prompts: Sequence[Prompt], count: int) -> list[Stream]:
@@ -45,6 +35,17 @@ def make(job: Job) -> Answer:
         return streams
 
     return answer
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    group = 0 if job.kept == "bf16" else openvino_engine.ACTIVATION_GROUP
+    computed = "bf16" if hardware.probe().has_bf16 else "f32"
+    exported = openvino_engine.Exported(Path(job.stored), None, 0, frozenset(), computed, group)
+    settings = openvino_engine.settings(exported)
+    if job.engine == "defaults":
+        # The cache's size has to be given; reused beginnings are measured.
+        return settings | {"properties": {}}
+    return settings | {"properties": settings["properties"] | job.changes}
 
 
 def _tensor(ids: Sequence[int]) -> Any:

@@ -59,6 +59,7 @@ class Job:
 
     model: folder of the checkpoint. stored: what the method's weights are read from, where that is not the
     checkpoint. kept: the precision of the weights. many_tokens: 0 where a method has no way to answer several at once.
+    changes: properties of OpenVINO other than neuralbot's.
     """
 
     model: str
@@ -69,6 +70,7 @@ class Job:
     threads: int
     new_tokens: int
     many_tokens: int
+    changes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -108,6 +108,7 @@ def _facts(model: PreTrainedModel, settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "source": settings["source"],
         "precision": settings["precision"],
+        "group_size": settings["group_size"] if settings["precision"] == "int4" else None,
         "model_type": config.model_type,
         "context_length": modeling.context_length(config),
         "vocabulary": config.get_text_config().vocab_size,

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 Mode = Literal["plain", "lookup", "draft"]
 DRAFT_TOKENS = 5
 LOOKUP_TOKENS, LOOKUP_NGRAM = 5, 3
+ACTIVATION_GROUP = 128
 _GIB = 2**30
 
 
@@ -40,8 +41,8 @@ _GIB = 2**30
 class Exported:
     """A model as it lies on the disk, and what has to be known of it.
 
-    precision: what is computed in. weights_kept: whether the weights are integers, beside which a key/value cache in
-    8 bits costs no accuracy worth naming.
+    precision: what is computed in. activation_group: where the weights are integers, so many activations share a scale
+    when they are rounded to 8 bits for a product; 0: they are no integers.
     """
 
     folder: Path
@@ -49,7 +50,7 @@ class Exported:
     vocabulary: int
     end_ids: frozenset[int]
     precision: Literal["f32", "bf16"] = "f32"
-    weights_kept: bool = False
+    activation_group: int = 0
 
 
 class OpenVinoEngine:
@@ -110,7 +111,7 @@ class OpenVinoEngine:
     def _worker(self, mode: Mode) -> Worker:
         with self._lock:
             if mode not in self._workers:
-                self._workers[mode] = Worker(_settings(self.exported, mode, self._draft))
+                self._workers[mode] = Worker(settings(self.exported, mode, self._draft))
             return self._workers[mode]
 
     def _asked_of_reference(self, why: str) -> Engine:
@@ -172,9 +173,21 @@ def _close(workers: dict[Mode, Worker]) -> None:
         worker.close()
 
 
-def _settings(exported: Exported, mode: Mode, draft: Path | None) -> dict[str, Any]:
+def settings(exported: Exported, mode: Mode = "plain", draft: Path | None = None) -> dict[str, Any]:
     """What the process of the pipeline is told; see openvino_process."""
     machine = hardware.probe()
+    properties: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": exported.precision,
+        "KV_CACHE_PRECISION": exported.precision,
+        "INFERENCE_NUM_THREADS": min(machine.usable_cpus, machine.physical_cores),
+    }
+    if exported.activation_group:
+        # Beside weights that are integers, keys and values in 8 bits cost no accuracy worth naming. OpenVINO's own
+        # groups are of 32: larger ones are faster, and as exact (benchmarks/results/activation-groups.json).
+        properties |= {
+            "KV_CACHE_PRECISION": "u8",
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": exported.activation_group,
+        }
     return {
         "folder": str(exported.folder),
         "draft": str(draft) if mode == "draft" else None,
@@ -182,11 +195,7 @@ def _settings(exported: Exported, mode: Mode, draft: Path | None) -> dict[str, A
         # A size has to be named: without one the cache is so small that known beginnings are soon overwritten. The
         # memory is taken only as it is filled.
         "scheduler": {"enable_prefix_caching": True, "cache_size": max(1, machine.memory_bytes // (8 * _GIB))},
-        "properties": {
-            "INFERENCE_PRECISION_HINT": exported.precision,
-            "KV_CACHE_PRECISION": "u8" if exported.weights_kept else exported.precision,
-            "INFERENCE_NUM_THREADS": min(machine.usable_cpus, machine.physical_cores),
-        },
+        "properties": properties,
         "trial": _values(Sampling(max_new_tokens=2, logprobs=True), 2, frozenset(), mode),
     }
 

@@ -4,7 +4,7 @@ A process of its own for two reasons: GenAI's step holds Python's global lock, s
 run meanwhile; and where OpenVINO crashes, only this process ends. One thread does all: between two steps it reads what
 has arrived, so a request joins or leaves within a step.
 
-Lines of JSON. In: first the settings (see `_pipeline`), then [number, ids, values of the GenerationConfig] for a
+Lines of JSON. In: first the settings (see `load`), then [number, ids, values of the GenerationConfig] for a
 request, [number] to cancel it, and the end of the file to stop. Out: {"ready": true} or {"refused": why}, then for each
 step {"requests": so many are left, "tokens": [[number, ids, logarithmic probabilities, state], ...]}, and as the last
 line {"failed": why} where a step failed. state: null while it runs, "" at its end, else why it failed.
@@ -34,7 +34,7 @@ def main() -> int:
     incoming = _Lines(0)
     settings = incoming.first()
     try:
-        pipeline = _pipeline(settings)
+        pipeline = load(settings)
         _try_once(pipeline, settings["trial"])
     except (RuntimeError, MemoryError) as error:
         print(json.dumps({"refused": " ".join(str(error).split())[-300:]}), file=answers)
@@ -136,7 +136,7 @@ def _read(handle: openvino_genai.GenerationHandle) -> tuple[list[int], list[floa
     return ids, logprobs, _CACHE_FULL if status == GenerationStatus.IGNORED else ""
 
 
-def _pipeline(settings: dict[str, Any]) -> openvino_genai.ContinuousBatchingPipeline:
+def load(settings: dict[str, Any]) -> openvino_genai.ContinuousBatchingPipeline:
     """settings: folder, properties of OpenVINO, scheduler (fields of SchedulerConfig), lookup, draft (a folder)."""
     telemetry.hide()
     import openvino_genai
