@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import engines, large_data, speed_table
+from benchmarks import engines, generate_table, large_data, speed_table
 from neuralbot.errors import NeuralbotError, RunFolderError, UsageError
 from neuralbot.training.records import read_json, write_json, write_text
 from neuralbot.training.run_folder import MANIFEST, RESULTS
@@ -71,8 +71,14 @@ TABLES: dict[str, tuple[str, Callable[[Sequence[Mapping[str, Any]]], str]]] = {
     "speed": ("finetune-*.json", speed_table.table),
     "large": ("large-data.json", large_data.sentence),
     "engines": ("engines.json", engines.table),
+    "answering": ("generate.json", generate_table.sentence),
+    "generate": ("generate.json", generate_table.table),
 }
-PAGES = {"README.md": ("results", "speed", "large"), "docs/itrex.md": ("engines",)}
+PAGES = {
+    "README.md": ("results", "speed", "large", "answering"),
+    "docs/itrex.md": ("engines",),
+    "docs/openvino.md": ("generate",),
+}
 
 
 def outdated(root: Path, results_dir: Path) -> dict[Path, str]:

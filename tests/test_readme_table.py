@@ -18,8 +18,10 @@ ENGINES = {
         for name in ("neuralbot", "itrex")
     }
 }
+ANSWERING = "<!-- answering:begin -->\n<!-- answering:end -->\n"
 LARGE = "<!-- large:begin -->\n<!-- large:end -->\n"
-README = f"# neuralbot\n\ntext above\n\n<!-- results:begin -->\n<!-- results:end -->\n\n{SPEED}{LARGE}text below é\n"
+RESULTS = "<!-- results:begin -->\n<!-- results:end -->\n"
+README = f"# neuralbot\n\ntext above\n\n{RESULTS}\n{SPEED}{ANSWERING}{LARGE}text below é\n"
 
 
 def speeds() -> dict[str, Any]:
@@ -35,6 +37,25 @@ def speeds() -> dict[str, Any]:
             "hf": figures(356.4, 3.31, speedup=1.0, loss_difference=0.0),
             "neuralbot": figures(1341.2, 1.8, speedup=3.763, loss_difference=-0.0001),
             "trl": {"error": "out of memory"},
+        },
+    }  # fmt: skip
+
+
+def answering() -> dict[str, Any]:
+    def figures(prefill: float, decode: float, many: float) -> dict[str, Any]:
+        rates = {"prefill_tokens_per_s": prefill, "decode_tokens_per_s": decode, "many_tokens_per_s": many}
+        times = {"cold_first_token_s": 4.0, "warm_first_token_s": 0.5}
+        found = {key: {"median": value} for key, value in (rates | times).items()}
+        return {**found, "share_of_bandwidth": 0.613, "versions": {"torch": "2.13.0"}}
+
+    return {
+        "shape": {"name": "llama-1.1b"}, "hardware": {"cpu": "AMD EPYC", "isa": "avx512_bf16"}, "threads": 2,
+        "settings": {"rounds": 3, "prompt_tokens": 512, "system_tokens": 1000, "streams": 8, "new_tokens": 64},
+        "onednn": {"torch": {"bf16_product": "brg"}, "openvino-int8": {"isa": "AVX-512", "linear_layers": ["vnni"]}},
+        "bandwidth_gb_per_s": [{"read": 30.0, "copy": 41.2}], "not_measured": {"itrex": "no environment"},
+        "methods": {
+            "neuralbot-int8": figures(440.4, 31.44, 177.3), "transformers": figures(320.0, 11.0, 60.0),
+            "llama.cpp-int4": {"versions": {}, "samples": [{"error": "killed"}]},
         },
     }  # fmt: skip
 
@@ -63,7 +84,9 @@ def place(tmp_path: Path) -> Path:
     large = {"rows": 1000, "bytes": 2 * 10**9, "steps": 3, "runs": [{"peak_bytes": 4e8}, {"peak_bytes": 12e8}]}
     (tmp_path / "results" / "large-data.json").write_text(json.dumps(large))
     (tmp_path / "results" / "engines.json").write_text(json.dumps(ENGINES))
+    (tmp_path / "results" / "generate.json").write_text(json.dumps(answering()))
     (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "openvino.md").write_text("<!-- generate:begin -->\n<!-- generate:end -->\n")
     (tmp_path / "docs" / "itrex.md").write_text("<!-- engines:begin -->\n<!-- engines:end -->\n")
     return tmp_path
 
@@ -123,6 +146,20 @@ def test_engines_beside_each_other(place: Path) -> None:
     assert command(place, "export", finished_run(place / "runs", "alpaca", "exact_match", 0.02, 0.871)) == 0
     assert command(place, "update") == 0
     assert "| itrex | 30 s | 5.900 | 5.300 | 5.250 |" in (place / "docs" / "itrex.md").read_text()
+
+
+def test_answering_beside_other_ways(place: Path) -> None:
+    assert command(place, "export", finished_run(place / "runs", "alpaca", "exact_match", 0.02, 0.871)) == 0
+    assert command(place, "update") == 0
+    page = (place / "docs" / "openvino.md").read_text()
+    assert "| **neuralbot** | int8 | 440 | 31.4 | 61 % | 177 | 4.00 s, 0.50 s |" in page
+    assert "| llama.cpp | int4 | failed |" in page
+    assert "of the 41 GB/s" in page
+    assert "openvino-int8 vnni; torch 2.13.0." in page
+    assert "Not measured: itrex (no environment)." in page
+    readme = (place / "README.md").read_text()
+    assert "llama-1.1b in int8 reads 440 and writes 31.4 tokens a second, 177 for 8 chats at once" in readme
+    assert "transformers in bf16 reads 320 and writes 11.0, 60 as a batch" in readme
 
 
 def test_check_sees_an_edited_number(place: Path) -> None:
