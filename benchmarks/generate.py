@@ -73,20 +73,22 @@ METHODS = {
 _GROUP = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 _CHANGES: dict[str, dict[str, Any]] = {
     "as-it-is": {},
-    "activation-groups-32": {_GROUP: 32},
-    "activation-groups-256": {_GROUP: 256},
-    "activations-not-rounded": {_GROUP: 0},
-    "keys-and-values-bf16": {"KV_CACHE_PRECISION": "bf16"},
-    "keys-and-values-u8": {"KV_CACHE_PRECISION": "u8"},
     "computed-in-f32": {"INFERENCE_PRECISION_HINT": "f32"},
     "one-thread": {"INFERENCE_NUM_THREADS": 1},
     "hint-latency": {"PERFORMANCE_HINT": "LATENCY"},
     "hint-throughput": {"PERFORMANCE_HINT": "THROUGHPUT"},
     "threads-pinned": {"ENABLE_CPU_PINNING": True},
 }
-TRIES = {
-    f"{kept}-{name}": Method("genai", kept, changes=changes) for kept in KEPT for name, changes in _CHANGES.items()
+_CHANGES_OF_INTEGERS: dict[str, dict[str, Any]] = {
+    "keys-and-values-bf16": {"KV_CACHE_PRECISION": "bf16"},
+    "activations-not-rounded": {_GROUP: 0},
+    **{f"activation-groups-{size}": {_GROUP: size} for size in (32, 64, 256)},
 }
+TRIES = {
+    f"{kept}-{name}": Method("genai", kept, changes=changes)
+    for kept in KEPT
+    for name, changes in (_CHANGES if kept == "bf16" else _CHANGES | _CHANGES_OF_INTEGERS).items()
+} | {"bf16-keys-and-values-u8": Method("genai", "bf16", changes={"KV_CACHE_PRECISION": "u8"})}
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,9 @@ def sentence(results: Sequence[Mapping[str, Any]]) -> str:
 def _row(name: str, own: Mapping[str, Any]) -> tuple[str, ...]:
     who, _, weights = name.partition("-")
     label = "neuralbot, torch engine" if weights == "torch" else _NAMES[who]
-    kept = weights if weights in ("int8", "int4") else "bf16"
+    if who == "genai":
+        label += ", its own settings" if weights.endswith("-defaults") else ", neuralbot's settings"
+    kept = weights.removesuffix("-defaults") if weights.startswith("int") else "bf16"
     if "decode_tokens_per_s" not in own:
         return (label, kept, *_FAILED)
     found = _medians(own)

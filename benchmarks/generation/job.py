@@ -107,9 +107,14 @@ def measure(answer: Answer, job: Job) -> dict[str, Any]:
         "cold_first_token_s": round(cold, 4),
         "warm_first_token_s": round(warm, 4),
         "answers": [streams[0].ids for _, streams in singles],
-        "peak_bytes": memory("VmHWM"),
+        "peak_bytes": sum(memory("VmHWM", process) for process in ("self", *_children())),
         "versions": versions(),
     }
+
+
+def _children() -> list[str]:
+    """An engine may have a process of its own."""
+    return [number for task in Path("/proc/self/task").iterdir() for number in (task / "children").read_text().split()]
 
 
 def rate_together(streams: Sequence[Stream]) -> float | None:

@@ -128,12 +128,12 @@ def measure(trainer: Any, train: Callable[[], Any], counts: Any = None) -> dict[
     }
 
 
-def memory(field: str) -> int:
-    """Bytes of this process as the kernel counts them: VmRSS is resident now, VmHWM at the highest."""
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+def memory(field: str, process: str = "self") -> int:
+    """Bytes of a process as the kernel counts them: VmRSS is resident now, VmHWM at the highest."""
+    for line in Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")
+    raise RuntimeError(f"/proc/{process}/status has no {field}")
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,106 @@
+"""What it costs to round activations to 8 bits, in groups of several sizes: a tuned model on rows it never saw.
+
+    python -m benchmarks.activation_groups runs/alpaca
+
+Beside weights that are integers, OpenVINO rounds the other side of each product too, so many values to a scale; the
+larger the group, the faster (`python -m benchmarks.generate --tries`). The form of the result file is in
+benchmarks/results/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers import methods
+from neuralbot import hardware, modeling
+from neuralbot.command import run as run_command
+from neuralbot.engines import export
+from neuralbot.training.provenance import environment
+from neuralbot.training.records import write_json
+
+RESULT = methods.ROOT / "benchmarks" / "results" / "activation-groups.json"
+GROUPS = (0, 32, 64, 128, 256)  # 0: not rounded; 32 is OpenVINO's own choice
+Row = tuple[list[int], int]  # ids of a question and its answer, and where the answer begins
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.activation_groups",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", help="the folder of a finished run of recipes/alpaca.yaml")
+    parser.add_argument("--rows", type=Path, default=methods.ROOT / "data" / "alpaca" / "test.json", metavar="FILE")
+    parser.add_argument("--output", type=Path, default=RESULT, metavar="FILE")
+    arguments = parser.parse_args(argv)
+    return run_command(lambda: _command(arguments), debug=False)
+
+
+def _command(arguments: argparse.Namespace) -> int:
+    modeling.prepare_transformers()
+    rows = list(_rows(arguments.run, arguments.rows))
+    losses = {kept: _losses(arguments.run, kept, rows) for kept in ("int8", "int4")}
+    content = {
+        "schema": 1,
+        "rows": len(rows),
+        "targets": sum(len(ids) - start for ids, start in rows),
+        "losses": losses,
+        "hardware": asdict(hardware.probe()),
+        **environment(),
+    }
+    write_json(arguments.output, content)
+    for kept, found in losses.items():
+        print(kept, ", ".join(f"groups of {group}: {loss:.4f}" for group, loss in found.items()))
+    return 0
+
+
+def _rows(run: str, path: Path) -> Iterator[Row]:
+    from neuralbot.conversation import Turn, encode_prompt
+
+    tokenizer = modeling.load_tokenizer(run)
+    for row in json.loads(path.read_text(encoding="utf-8")):
+        question = "\n".join(filter(None, (row["instruction"], row["input"])))
+        prompt = encode_prompt(tokenizer, [Turn("user", question)])
+        yield prompt + tokenizer(row["output"], add_special_tokens=False)["input_ids"], len(prompt)
+
+
+def _losses(run: str, kept: Any, rows: Sequence[Row]) -> dict[int, float]:
+    import openvino
+
+    folder = export.exported(export.Spec(run, kept)).folder
+    model = openvino.Core().read_model(folder / "openvino_model.xml")
+    return {group: round(_loss(model, group, rows), 5) for group in GROUPS}
+
+
+def _loss(model: Any, group: int, rows: Sequence[Row]) -> float:
+    """Cross-entropy of an answer's token, the mean over all of them."""
+    import numpy as np
+    import openvino
+
+    properties = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": group}
+    request = openvino.Core().compile_model(model, "CPU", properties).create_infer_request()
+    total, targets = 0.0, 0
+    for ids, start in rows:
+        request.reset_state()
+        inputs = {
+            "input_ids": np.array([ids]),
+            "attention_mask": np.ones((1, len(ids)), np.int64),
+            "position_ids": np.arange(len(ids))[None],
+            "beam_idx": np.zeros(1, np.int32),
+        }
+        logits_TV = request.infer(inputs)["logits"][0, start - 1 : -1].astype(np.float64)
+        chosen = logits_TV[np.arange(len(ids) - start), ids[start:]]
+        total += float((np.logaddexp.reduce(logits_TV, axis=-1) - chosen).sum())
+        targets += len(ids) - start
+    return total / targets
+
+
+if __name__ == "__main__":
+    sys.exit(main())
