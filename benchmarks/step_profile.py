@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks import finetune
 from benchmarks.shapes import SHAPES
-from neuralbot import hardware, modeling
+from neuralbot import hardware
 from neuralbot.command import run as run_command
 from neuralbot.training.records import write_json
 
@@ -124,7 +124,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _command(arguments: argparse.Namespace) -> int:
     output = arguments.output or finetune.RESULTS / f"profile-{arguments.shape}-{arguments.base}.json"
-    modeling.prepare_transformers()
     with tempfile.TemporaryDirectory(prefix="step-profile-") as folder:
         inputs = finetune.prepare(arguments, Path(folder))
         facts = finetune.facts(arguments, inputs) | {"matrix_product_peak": finetune.peak(inputs)}

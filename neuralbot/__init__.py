@@ -9,10 +9,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from neuralbot import text_only
+
 if TYPE_CHECKING:
     from neuralbot.chatbot import build_chatbot
     from neuralbot.neural_chat.config import GenerationConfig, LoadingModelConfig, PipelineConfig
     from neuralbot.transformers import MixedPrecisionConfig
+
+text_only.hide_torchvision()
 
 __version__ = "0.1.0"
 

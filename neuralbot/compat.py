@@ -19,7 +19,6 @@ from types import ModuleType
 
 from neuralbot.command import run
 from neuralbot.errors import NeuralbotError, UsageError
-from neuralbot.modeling import prepare_transformers
 from neuralbot.old_imports import OLD, todays_module
 
 
@@ -52,7 +51,6 @@ class OldNames(MetaPathFinder):
 
 def install() -> None:
     """Make the old names importable in this process, from now on."""
-    prepare_transformers()
     from neuralbot.transformers import TrainingArguments
 
     sys.meta_path.insert(0, OldNames())

@@ -137,6 +137,8 @@ def _engine(
         return OpenVinoEngine(exported, tokenizer, mode="draft" if folder else mode, draft=folder, reference=reference)
     except Crash as error:
         raise NotOffered(f"{error}: it does not run on this processor") from error
+    except ResourceError as error:
+        raise NotOffered(str(error)) from error
 
 
 def _activation_group(facts: Facts, form: precision.Exported) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
-import importlib.metadata
 import json
 import re
 import shutil
@@ -54,35 +53,13 @@ class LoadedModel:
     base_name: str
 
 
-def prepare_transformers() -> None:
-    """Hide a torchvision that was not built for this torch; call before transformers is first imported.
-
-    Such a torchvision breaks `from transformers import Trainer`, and nothing here needs images.
-    """
-    if "torchvision" in sys.modules:
-        return
-    try:
-        vision = importlib.metadata.distribution("torchvision")
-        torch_version = importlib.metadata.version("torch")
-    except importlib.metadata.PackageNotFoundError:
-        return
-    release, _, build = torch_version.partition("+")
-    wanted = next((found[1] for line in vision.requires or () if (found := _TORCH_PIN.match(line))), release)
-    if vision.version.partition("+")[2] != build or wanted.partition("+")[0] != release:
-        sys.modules["torchvision"] = None  # type: ignore[assignment]  # import then raises ImportError
-
-
 def hide_loading_bars() -> None:
     """Leave out transformers' bars for reading and writing weights; those for downloads stay. For commands."""
-    prepare_transformers()
     from huggingface_hub.utils.tqdm import enable_progress_bars
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     enable_progress_bars()
-
-
-_TORCH_PIN = re.compile(r"torch\s*\(?==\s*([\w.+]+)")
 
 
 def resolve_model(name: str) -> str:
@@ -142,7 +119,6 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a model or run. Raises ModelError."""
     folder = local_folder(source, weights=False, revision=revision, token=token, cache_dir=cache_dir)
-    prepare_transformers()
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise ModelError(
             f"{source} has no tokenizer: expected one of {', '.join(TOKENIZER_FILES)} in it",
@@ -216,7 +192,6 @@ def load_config(
     """The config of a model; reads no weights. Raises ModelError."""
     folder = local_folder(source, weights=False, revision=revision, token=token, cache_dir=cache_dir)
     check_config(folder, source)
-    prepare_transformers()
     from transformers import AutoConfig
 
     config: PreTrainedConfig = loading(
@@ -256,7 +231,6 @@ def load_base(
     than the config says.
     """
     folder = local_folder(source, weights=True, revision=revision, token=token, cache_dir=cache_dir)
-    prepare_transformers()
     from transformers import AutoModelForCausalLM
 
     check_folder(folder, source)

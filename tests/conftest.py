@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
-from neuralbot.modeling import prepare_transformers
+import neuralbot  # noqa: F401  # before test modules import transformers: see neuralbot/text_only.py
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-prepare_transformers()  # before test modules import transformers: optimum-intel brings a torchvision that breaks it
 settings.register_profile("same", derandomize=True)  # a gate has to say the same twice
 settings.load_profile("same")  # pytest --hypothesis-profile=default draws anew
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +142,52 @@ def test_where_it_cannot_answer_the_torch_engine_does_and_says_why(build: Any, m
         "has no layers for this BitsAndBytesConfig"
         in build(optimization_config=BitsAndBytesConfig(load_in_8bit=True)).notices[0]
     )
+
+
+@pytest.mark.usefixtures("installed")
+def test_bad_input_is_told_and_others_are_answered_on(build: Any) -> None:
+    from neuralbot.chatbot import Chatbot
+
+    engine = build().engine
+    bot, prompts = Chatbot(engine), [[5, 6, 7, 8], [40]]
+    drawn = Sampling(max_new_tokens=300, do_sample=True, temperature=1.5, seed=7)
+    expected = [list(engine.stream(prompt, drawn)) for prompt in prompts]
+    answers = [engine.stream(prompt, drawn) for prompt in prompts]
+    begun = [list(islice(answer, 3)) for answer in answers]
+    nan, far = math.nan, 10**9
+    values = {"temperature": (-1, nan, math.inf), "top_p": (nan,), "top_k": (-1,), "max_new_tokens": (0, far)}
+    bad: list[tuple[dict[str, Any], str]] = [
+        ({"query": "word " * 2000}, r"the prompt has \d{4,} tokens, but the model reads at most 512"),
+        ({"stop": [f"stop {number}" for number in range(10_000)]}, "stop='10000 strings' cannot be used"),
+        ({"regex": "["}, r"regex='\[' cannot be used"),
+    ]
+    for name, wrong in values.items():
+        config = {value: GenerationConfig(**{name: value}) for value in wrong}
+        bad += [({"config": config[value]}, f"{name}={value} cannot be used: expected") for value in wrong]
+    for asked, message in bad:
+        for answered in (bot.predict, bot.predict_stream):
+            with pytest.raises(GenerationError, match=message):
+                answered(**{"query": "What is this?"} | asked)
+    assert [first + list(rest) for first, rest in zip(begun, answers, strict=True)] == expected
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_damaged_export_is_made_anew_and_told(
+    build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = build().engine
+    copied = tmp_path / "neuralbot" / "exports" / kept.exported.folder.name
+    shutil.copytree(kept.exported.folder, copied)
+    content = bytearray((copied / "openvino_model.bin").read_bytes())
+    content[-1] ^= 1
+    (copied / "openvino_model.bin").write_bytes(content)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        anew = build().engine
+    assert f"for the OpenVINO engine, once: the exported model {copied} is damaged: it is made anew" in caplog.messages
+    assert anew.exported.folder == copied
+    asked = Sampling(max_new_tokens=20)
+    assert list(anew.stream([5, 6, 7], asked)) == list(kept.stream([5, 6, 7], asked))
 
 
 @pytest.mark.usefixtures("installed")

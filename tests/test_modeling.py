@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -261,29 +259,6 @@ def test_names_of_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     }.items():
         with pytest.raises(ModelError, match=message):
             modeling.resolve_model(name)
-
-
-@pytest.mark.parametrize(
-    ("version", "wants", "hidden"),
-    [("0.28.0", "2.13.0", True), ("0.28.0+cpu", "2.13.0", False), ("0.27.0+cpu", "2.12.0", True)],
-)
-def test_a_torchvision_built_for_another_torch_is_hidden(
-    tmp_path: Path, version: str, wants: str, hidden: bool
-) -> None:
-    for name, number in {"torchvision": version, "torch": "2.13.0+cpu"}.items():
-        info = tmp_path / f"{name}-{number}.dist-info"
-        info.mkdir()
-        requires = f"Requires-Dist: torch=={wants}\n" if name == "torchvision" else ""
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n{requires}")
-    (tmp_path / "torchvision").mkdir()
-    (tmp_path / "torchvision" / "__init__.py").touch()
-    code = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "from neuralbot.modeling import prepare_transformers; prepare_transformers()\n"
-        "import importlib.util; print(importlib.util.find_spec('torchvision') is None, 'torch' in sys.modules)"
-    )
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert output.stdout.split() == [str(hidden), "False"]
 
 
 def test_merging_leaves_a_plain_model_as_it_is(tiny_model: PreTrainedModel) -> None:

@@ -17,7 +17,6 @@ def work(job: Job) -> dict[str, Any]:
 
     plan = replace(hardware.plan(hardware.probe(), bf16=job.bf16), threads=job.threads)
     plan.apply()
-    modeling.prepare_transformers()
     from transformers import TrainingArguments
 
     from neuralbot.arguments import FinetuningArguments, ModelArguments

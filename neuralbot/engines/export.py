@@ -28,7 +28,7 @@ PRECISIONS: tuple[Kept, ...] = get_args(Kept)
 LIBRARIES = ("openvino", "openvino-genai", "openvino-tokenizers", "optimum-intel", "nncf", "transformers", "torch")
 INSTALL = "pip install 'neuralbot[openvino]'"
 GROUP_SIZE = 128
-_FORM = 1  # of what is kept; another number makes all anew
+_FORM = 2  # of what is kept; another number makes all anew
 _PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 _BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 3.2, "int4": 2.8}  # a weight, with what the compression is made from
 

@@ -6,18 +6,18 @@ It answers in lines of JSON: {"say": text} for each step, and at the end {"facts
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
+import shutil
 import sys
 import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuralbot.engines import telemetry
-from neuralbot.errors import NeuralbotError, ResourceError
+from neuralbot.engines import export_check, telemetry
+from neuralbot.errors import ModelError, NeuralbotError, ResourceError
 from neuralbot.modeling import EXPORTED
 
 if TYPE_CHECKING:
@@ -27,8 +27,11 @@ if TYPE_CHECKING:
     from neuralbot.modeling import LoadedModel
 
 
+_FULL = 2**20  # bytes that a failed write may leave free
+
+
 def main() -> int:
-    settings = json.load(sys.stdin)
+    settings, folder = json.load(sys.stdin), Path(sys.argv[1])
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # libraries may print; only answers go to our reader
 
@@ -38,16 +41,31 @@ def main() -> int:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     try:
-        answer(**_exported(settings, Path(sys.argv[1]), lambda text: answer(say=text)))
-    except NeuralbotError as error:
-        kind = "ResourceError" if isinstance(error, ResourceError) else "ModelError"
-        answer(error=kind, message=str(error))
-    except MemoryError:
-        answer(error="ResourceError", message="the export needs more memory than there is")
-    except OSError as error:
-        full = " (the disk is full: see `neuralbot cache prune`)" if error.errno == errno.ENOSPC else ""
-        answer(error="ResourceError", message=f"the export cannot write: {error.strerror}{full}")
+        answer(**_exported(settings, folder, lambda text: answer(say=text)))
+    except Exception as error:
+        answer(**_told(error, folder))
     return 0
+
+
+def _told(error: Exception, folder: Path) -> dict[str, str]:
+    """Raises what nobody expects. For a full disk libraries raise all kinds of errors."""
+    if isinstance(error, ModelError):
+        return {"error": "ModelError", "message": str(error)}
+    if _is_full(folder):
+        message = f"the disk of {folder.parent} is full: see `neuralbot cache prune`, or set XDG_CACHE_HOME"
+    elif isinstance(error, MemoryError):
+        message = "the export needs more memory than there is"
+    elif isinstance(error, OSError):
+        message = f"the export cannot write: {error.strerror}"
+    elif isinstance(error, NeuralbotError):
+        message = str(error)
+    else:
+        raise error
+    return {"error": "ResourceError", "message": message}
+
+
+def _is_full(folder: Path) -> bool:
+    return shutil.disk_usage(folder).free < _FULL
 
 
 def _exported(settings: dict[str, Any], folder: Path, say: Any) -> dict[str, Any]:
@@ -59,7 +77,6 @@ def _exported(settings: dict[str, Any], folder: Path, say: Any) -> dict[str, Any
     modeling.hide_loading_bars()
     from peft import PeftModel
 
-    sys.modules["torchvision"] = None  # type: ignore[assignment]  # nothing here sees pictures
     loaded = modeling.load_for_chat(
         settings["source"],
         _dtype(settings),
@@ -70,20 +87,30 @@ def _exported(settings: dict[str, Any], folder: Path, say: Any) -> dict[str, Any
     if isinstance(loaded.model, PeftModel):
         return {"unsupported": f"{settings['source']} has an adapter that learned a prompt, which is no weight"}
     facts = _facts(loaded.model, settings)
+    known = export_check.reference(loaded.model, settings["source"])
     say(f"exporting {sum(weight.numel() for weight in loaded.model.parameters()) / 1e6:,.0f} million weights")
     try:
         _convert(loaded, folder)
     except (ValueError, NotImplementedError, KeyError, TypeError, RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        return {
-            "unsupported": f"{settings['source']} ({facts['model_type']}) cannot be exported for OpenVINO: {reason}"
-        }
+        return _unsupported(folder, facts, f"cannot be exported for OpenVINO: {reason}")
     del loaded
+    _check(folder / EXPORTED)
+    say("comparing its first tokens with the model's")
+    if (why := export_check.differs(folder, known)) is not None:
+        return _unsupported(folder, facts, f"does not run in OpenVINO: {why}")
     if precision in ("int8", "int4"):
         say(f"keeping the weights in {precision}")
         _compress(folder / EXPORTED, settings)
-    _check(folder / EXPORTED)
+        _check(folder / EXPORTED)
     return {"facts": facts}
+
+
+def _unsupported(folder: Path, facts: dict[str, Any], why: str) -> dict[str, Any]:
+    """What is remembered of the model. Raises ResourceError where it may be the disk's fault."""
+    if _is_full(folder):
+        raise ResourceError(why)
+    return {"unsupported": f"{facts['source']} ({facts['model_type']}) {why}"}
 
 
 def _dtype(settings: dict[str, Any]) -> torch.dtype:
@@ -161,9 +188,7 @@ def _check(path: Path) -> None:
     with suppress(RuntimeError):
         openvino.Core().read_model(path)
         return
-    raise ResourceError(
-        "the exported weights are incomplete: the disk is full, most likely; see `neuralbot cache prune`"
-    )
+    raise ResourceError("the exported weights are incomplete: look at the disk")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import threading
 from contextlib import suppress
 from typing import Any
 
-from neuralbot.errors import GenerationError, ModelError, NeuralbotError
+from neuralbot.errors import GenerationError, ModelError, NeuralbotError, ResourceError
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Request:
 
 
 class _Process:
-    """The process of the pipeline, with the model loaded. Raises Crash, and ModelError with OpenVINO's reason."""
+    """The process of the pipeline, with the model loaded. Raises Crash, ResourceError, and ModelError with the reason."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._child = subprocess.Popen(
@@ -116,6 +116,10 @@ class _Process:
         if answer.get("ready"):
             return
         status, how = self.why_ended()
+        if status == -signal.SIGKILL:
+            raise ResourceError(
+                f"OpenVINO cannot load {folder}: {how}; it needs more memory than there is, most likely"
+            )
         error = Crash if status in _CRASHES else ModelError
         raise error(f"OpenVINO cannot load {folder}: {answer.get('refused', how)}")
 
@@ -123,7 +127,7 @@ class _Process:
 class Worker:
     """The process, a thread that writes to it and one that reads from it. settings: see openvino_process.
 
-    Raises Crash, and ModelError for what OpenVINO cannot load. running: requests that the last step left unfinished.
+    Raises Crash, ResourceError, and ModelError for what OpenVINO cannot load. running: requests that the last step left unfinished.
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -53,6 +54,28 @@ def test_no_room_is_told_before_the_work(tiny_folder: Path, cache: Path, monkeyp
     with pytest.raises(ResourceError, match=r"needs about 0\.0 GB in .* where 0\.0 GB are free"):
         export.exported(export.Spec(str(tiny_folder)), silent)
     assert not [path for path in cache.iterdir() if path.is_dir()]
+
+
+ON_A_SMALL_DISK = """
+mount -t tmpfs -o size=$1k none "$2" || exit 99
+export XDG_CACHE_HOME=$2
+"$3" -m neuralbot export "$4" --precision fp32
+status=$?
+find "$2" -name '*.part-*' -o -name entry.json
+exit $status
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", [1300, 1500, 1700])
+def test_a_disk_that_gets_full_is_told_and_nothing_is_left(tiny_folder: Path, tmp_path: Path, kilobytes: int) -> None:
+    words = ["unshare", "-Urm", "sh", "-c", ON_A_SMALL_DISK, "sh", str(kilobytes), str(tmp_path)]
+    done = subprocess.run([*words, sys.executable, str(tiny_folder)], capture_output=True, text=True)
+    if done.returncode in (1, 99) and "error:" not in done.stderr:
+        pytest.skip(f"no disk can be mounted here: {done.stderr}")
+    assert done.returncode == 4, done.stderr
+    assert re.search(r"error: .*(is full|are free)", done.stderr)
+    assert done.stdout == ""
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from neuralbot.engines.openvino_engine import Answer, Exported, OpenVinoEngine
 from neuralbot.engines.openvino_worker import Crash
 from neuralbot.engines.protocol import Sampling
 from neuralbot.engines.torch_engine import TorchEngine
-from neuralbot.errors import GenerationError, ModelError
+from neuralbot.errors import GenerationError, ModelError, NeuralbotError, ResourceError
 
 GREEDY = Sampling(max_new_tokens=24)
 SAMPLED = Sampling(max_new_tokens=24, do_sample=True, temperature=1.5, top_k=30, top_p=0.9, seed=7)
@@ -179,18 +179,23 @@ def test_a_process_ends_with_the_one_that_asks(exported: Exported) -> None:
     ("code", "error", "words"),
     [
         ("import os; os.kill(os.getpid(), 8)", Crash, "its process ended with SIGFPE"),
-        ("import os; os.kill(os.getpid(), 9)", ModelError, "its process ended with SIGKILL"),
+        ("import os; os.kill(os.getpid(), 9)", ResourceError, "its process ended with SIGKILL; it needs more memory"),
         ("raise RuntimeError", ModelError, "its process ended with status 1"),
     ],
 )
 def test_a_crash_of_openvino_is_none_of_ours(
-    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, error: type[ModelError], words: str
+    exported: Exported,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: str,
+    error: type[NeuralbotError],
+    words: str,
 ) -> None:
     script = tmp_path / "python"
     script.write_text(f"#!{sys.executable}\n{code}\n")
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
-    with pytest.raises(ModelError, match=words) as raised:
+    with pytest.raises(NeuralbotError, match=words) as raised:
         OpenVinoEngine(exported, None)  # type: ignore[arg-type]
     assert type(raised.value) is error
 

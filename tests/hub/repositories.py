@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow
 import pyarrow.parquet
+import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 LLAMA = "meta-llama/Llama-2-7b-chat-hf"
@@ -60,7 +61,9 @@ def _model(
         num_attention_heads=4, max_position_embeddings=512, bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder, max_shard_size=shard)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # few steps of a program's own settings do not lower the loss of every random model
+        LlamaForCausalLM(config).save_pretrained(folder, max_shard_size=shard)
     tokenizer.save_pretrained(folder)
     (folder / "pytorch_model.bin").write_bytes(b"a pickle: never to be downloaded" * 100)
     (folder / "README.md").write_text("# A tiny random Llama\n", encoding="utf-8")
