@@ -260,6 +260,8 @@ SIZE: dict[str, Any] = {
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
     "pad_token_id": 0,
+    "bos_token_id": None,
+    "eos_token_id": None,
 }
 LONGROPE = {
     "rope_type": "longrope",
@@ -295,6 +297,18 @@ def test_places_that_depend_on_the_length_are_as_generate_has_them(tiny_tokenize
     assert engine.logprobs(prompt) == pytest.approx(expected, abs=1e-4)
     cache = engine._prompts.begin(prompt, engine.virtual.empty_cache())
     assert cache.get_seq_length() == 0 and kept(engine) == []
+
+
+@pytest.mark.parametrize("name", ["longrope", "linear"])
+def test_what_is_read_at_once_is_answered_as_generate_does(tiny_tokenizer: Any, name: str) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = AutoModelForCausalLM.from_config(NOT_IN_BLOCKS[name](), dtype=torch.float32).eval()
+    engine = engine_of(model, tiny_tokenizer)
+    for prompt, answer in conversation(engine, GREEDY, turns=2):
+        ids = torch.tensor([prompt])
+        output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, eos_token_id=None)
+        assert answer == output[0, len(prompt) :].tolist()
 
 
 def test_the_memory_is_a_part_of_the_machines(monkeypatch: pytest.MonkeyPatch, engine: TorchEngine) -> None:
