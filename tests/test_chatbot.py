@@ -169,7 +169,7 @@ def test_special_tokens_in_a_question_stay_text(recorded: Chatbot, recorder: Rec
         ({"query": "a", "json_schema": {"type": {1, 2}}}, "json_schema cannot be written as JSON: .*set"),
         ({"query": "a", "json_schema": "{"}, "json_schema='{' cannot be used"),
         ({"query": "a", "json_schema": "{}", "regex": "a"}, "expected one of them"),
-        ({"query": "a", "regex": "a"}, "json_schema, regex and logprobs need the OpenVINO engine"),
+        ({"query": "a", "regex": "a"}, "json_schema and regex need the OpenVINO engine"),
         ({"query": "a", "regex": "a", "config": GenerationConfig(num_beams=2)}, "do not go with num_beams above 1"),
         ({"query": "a", "config": {"temperature": 1}}, "config is a builtins.dict"),
         ({"query": "a", "config": GenerationConfig(temperature=-1)}, "temperature=-1"),
