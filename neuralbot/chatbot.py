@@ -18,6 +18,7 @@ from neuralbot.conversation import Turn
 from neuralbot.engines.meter import Meter
 from neuralbot.engines.protocol import Sampling
 from neuralbot.engines.remote import RemoteEngine
+from neuralbot.error_codes import ErrorCodes
 from neuralbot.errors import GenerationError, ModelError
 from neuralbot.neural_chat import config as settings
 from neuralbot.neural_chat.config import GenerationConfig, PipelineConfig
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from neuralbot.engines.protocol import Engine
 
 logger = logging.getLogger(__name__)
+
+_USUAL = GenerationConfig().max_new_tokens
 
 
 @recorded
@@ -245,9 +248,20 @@ class Chatbot:
         sampling = self.sampling
         if config is not None:
             sampling = chat_request.with_config(sampling, config)
+            self._require_room(sampling.max_new_tokens)
             for sentence in settings.without_effect(config, settings.GENERATION_NO_EFFECT):
                 self._say_once(sentence)
         return chat_request.with_wishes(sampling, request)
+
+    def _require_room(self, asked: int) -> None:
+        """Raises GenerationError for a limit that only a mistake can be; that of the run, and the default, are cut."""
+        context = None if isinstance(self.engine, RemoteEngine) else self.engine.context_length
+        if context is not None and asked > context and asked not in (self.sampling.max_new_tokens, _USUAL):
+            raise GenerationError(
+                f"GenerationConfig(max_new_tokens={asked}): the model reads at most {context} tokens, prompt and "
+                "answer together; lower it",
+                code=ErrorCodes.WARNING_INPUT_COMPLETION_EXCEED_MAX_SEQ_LENGTH,
+            )
 
     def _say_once(self, sentence: str) -> None:
         if sentence not in self._said:

@@ -24,6 +24,7 @@ from neuralbot.chatbot import Chatbot, build_chatbot
 from neuralbot.conversation import Turn, encode_prompt
 from neuralbot.engines.protocol import Sampling
 from neuralbot.engines.torch_engine import TorchEngine
+from neuralbot.error_codes import ErrorCodes
 from neuralbot.errors import GenerationError, ModelError, ResourceError
 from neuralbot.neural_chat import GenerationConfig, LoadingModelConfig, MixedPrecisionConfig, PipelineConfig
 from neuralbot.neural_chat.config import (
@@ -168,7 +169,7 @@ def test_special_tokens_in_a_question_stay_text(recorded: Chatbot, recorder: Rec
         ({"query": "a", "json_schema": {"type": {1, 2}}}, "json_schema cannot be written as JSON: .*set"),
         ({"query": "a", "json_schema": "{"}, "json_schema='{' cannot be used"),
         ({"query": "a", "json_schema": "{}", "regex": "a"}, "expected one of them"),
-        ({"query": "a", "regex": "a"}, "json_schema, regex and logprobs need the OpenVINO engine"),
+        ({"query": "a", "regex": "a"}, "json_schema and regex need the OpenVINO engine"),
         ({"query": "a", "regex": "a", "config": GenerationConfig(num_beams=2)}, "do not go with num_beams above 1"),
         ({"query": "a", "config": {"temperature": 1}}, "config is a builtins.dict"),
         ({"query": "a", "config": GenerationConfig(temperature=-1)}, "temperature=-1"),
@@ -188,6 +189,22 @@ def test_values_that_cannot_be_used_raise_before_anything_runs(
 def test_a_prompt_over_the_context_is_refused_with_both_counts(chatbot: Chatbot) -> None:
     with pytest.raises(GenerationError, match=f"[0-9]+ tokens.*at most {chatbot.engine.context_length}"):
         chatbot.predict("word " * 2000)
+
+
+def test_an_answer_longer_than_the_context_is_refused_where_somebody_asked_for_it(folder: Path) -> None:
+    engine = build_chatbot(PipelineConfig(str(folder), optimization_config=FLOAT32)).engine
+    assert engine.context_length == 512
+    chatbot = Chatbot(engine)
+    for ask in (chatbot.predict, chatbot.predict_stream, chatbot.predict_all):
+        with pytest.raises(
+            GenerationError, match=r"max_new_tokens=600\): the model reads at most 512 tokens"
+        ) as caught:
+            ask("hello", config=replace(GREEDY, max_new_tokens=600))
+        assert caught.value.code == ErrorCodes.WARNING_INPUT_COMPLETION_EXCEED_MAX_SEQ_LENGTH
+    engine.context_length = 200  # less than the default of 256
+    assert chatbot.predict("hello", config=GenerationConfig(do_sample=False))
+    stored = Chatbot(engine, ServingArguments(max_new_tokens=600, do_sample=False))
+    assert stored.predict("hello") == stored.predict("hello", config=stored.generation_config)
 
 
 def test_stop_strings_cut_the_answer(chatbot: Chatbot) -> None:

@@ -6,37 +6,40 @@ the ids are those of plain decoding, also where they are drawn: only rounding di
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from transformers import DynamicCache
 
 from neuralbot.engines.forward import Forward
-from neuralbot.engines.picking import Picker, generator
+from neuralbot.engines.picking import Picked, Picker, check_numbers, generator
+from neuralbot.engines.prompt_cache import PromptCache
 from neuralbot.engines.protocol import Sampling
-from neuralbot.engines.virtual_tokens import VirtualTokens
 from neuralbot.modeling import context_length
 
 FIRST_DRAFT, LONGEST_DRAFT = 5, 20
 
 
+class Model(NamedTuple):
+    """A model, how many virtual tokens it starts from, and what it has read of prompts."""
+
+    forward: Forward
+    prompts: PromptCache
+    before: int = 0
+
+
 def decode(
-    forward: Forward,
-    assistant: Forward,
-    prompt: list[int],
-    budget: int,
-    sampling: Sampling,
-    end_ids: frozenset[int],
-    virtual: VirtualTokens,
-) -> Iterator[int]:
-    """The answer's ids, one by one; the end token is left out. virtual: what the large model starts from."""
-    answer = _Answer(_Reader(forward, virtual), assistant, prompt, sampling, end_ids)
+    model: Model, assistant: Model, prompt: list[int], budget: int, sampling: Sampling, end_ids: frozenset[int]
+) -> Generator[Picked]:
+    """The answer's tokens, one by one; the end token is left out."""
+    answer = _Answer(_Reader(model), _Reader(assistant), prompt, sampling, end_ids)
     while budget > 0:
-        for token in answer.step(budget):
-            if token in end_ids:
+        for picked in answer.step(budget):
+            if picked[0] in end_ids:
                 return
-            yield token
+            yield picked
             budget -= 1
 
 
@@ -44,12 +47,12 @@ class _Answer:
     """The ids so far, and what each model has read of them."""
 
     def __init__(
-        self, model: _Reader, assistant: Forward, prompt: list[int], sampling: Sampling, end_ids: frozenset[int]
+        self, model: _Reader, assistant: _Reader, prompt: list[int], sampling: Sampling, end_ids: frozenset[int]
     ) -> None:
         self.ids = list(prompt)
         self._end_ids = end_ids
         self._model = model
-        self._assistant = _Reader(assistant)
+        self._assistant = assistant
         self._picker = Picker(sampling, end_ids)
         # The draft is worth most where it follows the same rules; what is forbidden is left to the large model.
         self._drafter = Picker(replace(sampling, do_sample=False, num_return_sequences=1, bad_words_ids=None), end_ids)
@@ -57,17 +60,17 @@ class _Answer:
         self._length = FIRST_DRAFT
 
     @torch.inference_mode()
-    def step(self, budget: int) -> list[int]:
+    def step(self, budget: int) -> list[Picked]:
         """The next tokens, at least one and at most `budget`; those behind an end token do not count."""
         draft = self._draft(min(self._length, budget - 1))
         logits_TV = self._model.read([*self.ids, *draft], keep=len(draft) + 1)
-        start = len(self.ids)
+        tokens: list[Picked] = []
         for row_V, drafted in zip(logits_TV, [*draft, None], strict=True):
             ids_BT = torch.tensor([self.ids], device=row_V.device)
-            self.ids += self._picker.pick(ids_BT, row_V[None], [self._generator])
+            tokens += self._picker.pick(ids_BT, row_V[None], [self._generator])
+            self.ids.append(tokens[-1][0])
             if self.ids[-1] != drafted:
                 break
-        tokens = self.ids[start:]
         self._length = min(self._length + 2, LONGEST_DRAFT) if len(tokens) > len(draft) else max(self._length - 1, 1)
         # The last token has been read by none; what was drafted behind it is forgotten.
         self._model.forget_from(len(self.ids) - 1)
@@ -81,28 +84,31 @@ class _Answer:
         while len(draft) < length and not (draft and draft[-1] in self._end_ids):
             ids = [*self.ids, *draft]
             logits_BV = self._assistant.read(ids)[:, : self._model.vocabulary]
-            draft += self._drafter.pick(torch.tensor([ids], device=logits_BV.device), logits_BV, [self._generator])
+            check_numbers(logits_BV, "assistant_model")
+            ids_BT = torch.tensor([ids], device=logits_BV.device)
+            draft += [token for token, _ in self._drafter.pick(ids_BT, logits_BV, [self._generator])]
         return draft
 
 
 class _Reader:
     """A model with the cache of what it has read, behind the virtual tokens that it may start from."""
 
-    def __init__(self, forward: Forward, virtual: VirtualTokens | None = None) -> None:
-        forward.model.eval()
-        self._forward = forward
-        self.device = forward.model.device
-        # Without the config: layers with a window would forget what they have to be taken back to.
-        self._cache = virtual.fill(DynamicCache(), 1) if virtual else DynamicCache()
-        self._before = virtual.count if virtual else 0
-        self.context_length = context_length(forward.model.config)
-        self.vocabulary = forward.model.config.get_text_config().vocab_size
+    def __init__(self, model: Model) -> None:
+        self._forward, self._prompts, self._before = model
+        self._forward.model.eval()
+        self.device = self._forward.model.device
+        self._cache: DynamicCache | None = None
+        self.context_length = context_length(self._forward.model.config)
+        self.vocabulary = self._forward.model.config.get_text_config().vocab_size
 
     def read(self, ids: list[int], keep: int = 1) -> torch.Tensor:
         """Reads the ids that are new; float32 logits of the last `keep`, (keep, V)."""
+        if self._cache is None:
+            # Without the config: layers with a window would forget what they have to be taken back to.
+            self._cache = self._prompts.begin(ids[: len(ids) - keep + 1], DynamicCache())
         new = torch.tensor([ids[self._cache.get_seq_length() - self._before :]], device=self.device)
         return self._forward(new, self._cache, keep=keep)[0]
 
     def forget_from(self, length: int) -> None:
-        if self._cache.get_seq_length() > length + self._before:
+        if self._cache is not None and self._cache.get_seq_length() > length + self._before:
             self._cache.crop(length + self._before)

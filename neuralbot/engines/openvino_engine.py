@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from neuralbot import hardware
 from neuralbot.engines.openvino_worker import Request, Worker
-from neuralbot.engines.protocol import Sampling, check_prompt, token_budget
+from neuralbot.engines.protocol import Sampling, TokenBudget, check_prompt
 from neuralbot.errors import GenerationError
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class OpenVinoEngine:
         self.tokenizer = tokenizer
         self.exported = exported
         self.context_length = exported.context_length
+        self._token_budget = TokenBudget(self.context_length)
         self._mode: Mode = mode
         self._draft = draft
         self._make_reference = reference
@@ -101,7 +102,7 @@ class OpenVinoEngine:
 
     def _answer(self, prompt_ids: list[int], sampling: Sampling) -> Answer:
         check_prompt(prompt_ids, self.exported.vocabulary)
-        budget = token_budget(len(prompt_ids), sampling.max_new_tokens, self.context_length)
+        budget = self._token_budget(len(prompt_ids), sampling.max_new_tokens)
         # With a draft model GenAI draws from another distribution than the model's own: such answers go without.
         mode = "plain" if self._mode == "draft" and not sampling.greedy else self._mode
         values = _values(sampling, budget, self.exported.end_ids, mode)

@@ -71,7 +71,7 @@ class Request:
 
 
 class _Process:
-    """The process of the pipeline, with the model loaded. Raises Crash, ResourceError, and ModelError with the reason."""
+    """The process of the pipeline, with the model loaded. Raises Crash, ResourceError, ModelError."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._child = subprocess.Popen(
@@ -127,7 +127,8 @@ class _Process:
 class Worker:
     """The process, a thread that writes to it and one that reads from it. settings: see openvino_process.
 
-    Raises Crash, ResourceError, and ModelError for what OpenVINO cannot load. running: requests that the last step left unfinished.
+    running: requests that the last step left unfinished. Raises Crash, ResourceError where the memory is too small,
+    and ModelError for what else OpenVINO cannot load.
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:

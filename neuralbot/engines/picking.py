@@ -14,6 +14,8 @@ from torch import Tensor
 from neuralbot.engines.protocol import Sampling
 from neuralbot.errors import GenerationError
 
+Picked = tuple[int, float | None]  # a token, and its logarithmic probability where it was asked for
+
 
 class Picker:
     """Picks a token a row as `generate` does; to be called under inference mode."""
@@ -21,23 +23,37 @@ class Picker:
     def __init__(self, sampling: Sampling, end_ids: frozenset[int]) -> None:
         self._scores = _scores(sampling, end_ids)
         self._greedy = sampling.greedy
+        self._logprobs = sampling.logprobs
 
-    def pick(self, ids_BT: Tensor, logits_BV: Tensor, generators: Sequence[torch.Generator]) -> list[int]:
+    def pick(self, ids_BT: Tensor, logits_BV: Tensor, generators: Sequence[torch.Generator]) -> list[Picked]:
         """One token a row, drawn with the row's own generator: so a batch draws what a stream draws.
 
-        Raises GenerationError where none can be picked.
+        The logarithmic probabilities are the model's own, before `sampling` changes them. Raises GenerationError where
+        no token can be picked.
         """
-        logits_BV = self._scores(ids_BT, logits_BV)
-        if not bool(logits_BV.amax(dim=-1).isfinite().all()):
-            raise GenerationError(
-                "no token can be picked: the model's output is not a number (damaged weights, or a precision too low "
-                "for it), or bad_words_ids forbids every token"
-            )
+        check_numbers(logits_BV)
+        scores_BV = self._scores(ids_BT, logits_BV)
+        if not bool(scores_BV.amax(dim=-1).isfinite().all()):
+            raise GenerationError("no token can be picked: bad_words_ids forbids every one; shorten it")
         if self._greedy:
-            return [int(token) for token in logits_BV.argmax(dim=-1)]
-        shares_BV = logits_BV.softmax(dim=-1)
-        drawn = [torch.multinomial(row, 1, generator=own) for row, own in zip(shares_BV, generators, strict=True)]
-        return [int(token) for token in drawn]
+            tokens_B = scores_BV.argmax(dim=-1)
+        else:
+            shares_BV = scores_BV.softmax(dim=-1)
+            drawn = [torch.multinomial(row, 1, generator=own) for row, own in zip(shares_BV, generators, strict=True)]
+            tokens_B = torch.cat(drawn)
+        logprobs: list[Any] = [None] * len(tokens_B)
+        if self._logprobs:
+            logprobs = logits_BV.log_softmax(dim=-1).gather(1, tokens_B[:, None])[:, 0].tolist()
+        return list(zip(tokens_B.tolist(), logprobs, strict=True))
+
+
+def check_numbers(logits_TV: Tensor, model: str = "the model") -> None:
+    """Raises GenerationError where one row or more is not made of numbers; -inf is one, for what is never said."""
+    if not bool(logits_TV.amax(dim=-1).isfinite().all()):
+        raise GenerationError(
+            f"the output of {model} is not a number (NaN or infinite): its weights are damaged, or the precision is "
+            "too low for it; get the model again, or try MixedPrecisionConfig('float32')"
+        )
 
 
 def _scores(sampling: Sampling, end_ids: frozenset[int]) -> Any:

@@ -7,6 +7,7 @@ touching them. No torch here, and no text: stop strings are carried for the text
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from neuralbot.errors import GenerationError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 MAX_NEW_TOKENS = 32768
 MAX_STOP_STRINGS = 64
@@ -43,7 +46,7 @@ class Sampling:
     num_beams: int = 1
     bad_words_ids: tuple[tuple[int, ...], ...] | None = None
     num_return_sequences: int = 1
-    logprobs: bool = False  # those of the answer's tokens; see OpenVinoEngine
+    logprobs: bool = False  # those of the answer's tokens, of streams; see Answer of each engine
     json_schema: str | None = None  # the answer is JSON of this form
     regex: str | None = None  # the answer matches it as a whole
 
@@ -164,6 +167,31 @@ def token_budget(prompt_length: int, max_new_tokens: int, context_length: int | 
             code=ErrorCodes.WARNING_INPUT_EXCEED_MAX_SEQ_LENGTH,
         )
     return min(max_new_tokens, context_length - prompt_length)
+
+
+class TokenBudget:
+    """The `token_budget` of one engine, which says the first time that it is less than what was asked for.
+
+    It is no error: max_new_tokens is a limit, often a default, and long conversations come near the end of the context.
+    """
+
+    def __init__(self, context_length: int | None) -> None:
+        self._context_length = context_length
+        self._said = False
+
+    def __call__(self, prompt_length: int, max_new_tokens: int) -> int:
+        budget = token_budget(prompt_length, max_new_tokens, self._context_length)
+        if budget < max_new_tokens and not self._said:
+            self._said = True
+            logger.warning(
+                "the prompt has %d of the %s tokens that the model reads: its answer has room for %d, not for "
+                "max_new_tokens=%d (said once)",
+                prompt_length,
+                self._context_length,
+                budget,
+                max_new_tokens,
+            )
+        return budget
 
 
 def _require(fine: bool, name: str, value: object, expected: str) -> None:

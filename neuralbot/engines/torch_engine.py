@@ -9,7 +9,7 @@ Shape letters: B rows still running, T tokens so far, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,14 +18,15 @@ from torch import Tensor
 from neuralbot import modeling
 from neuralbot.engines import assisted
 from neuralbot.engines.forward import Forward
-from neuralbot.engines.picking import Picker, generator, random_seed
-from neuralbot.engines.protocol import Sampling, check_prompt, end_ids, token_budget
+from neuralbot.engines.picking import Picked, Picker, check_numbers, generator, random_seed
+from neuralbot.engines.prompt_cache import PromptCache
+from neuralbot.engines.protocol import Sampling, TokenBudget, check_prompt, end_ids, token_budget
 from neuralbot.engines.virtual_tokens import VirtualTokens, without_adapter
 from neuralbot.errors import GenerationError
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 
 _LOGPROBS_AT_ONCE = 256  # tokens whose logits are held in float32
@@ -34,7 +35,8 @@ _LOGPROBS_AT_ONCE = 256  # tokens whose logits are held in float32
 class TorchEngine:
     """Answers prompts with a model in this process, on the device and in the precision the model has.
 
-    Streams of several threads take turns token by token. Generating switches the model to evaluation mode.
+    Streams of several threads take turns token by token. Generating switches the model to evaluation mode. Its weights
+    have to stay as they are: what was computed of a prompt is kept for the next one (see `prompt_cache`).
     """
 
     def __init__(
@@ -47,11 +49,16 @@ class TorchEngine:
         self.tokenizer = tokenizer
         context = modeling.context_length(model.config)
         self.context_length = context and context - self.virtual.count
+        self._token_budget = TokenBudget(self.context_length)
         self.end_ids = end_token_ids(self.model, tokenizer)
         self._forward = Forward(self.model)
-        self._assistant = None if assistant is None else Forward(assistant)
+        self._prompts = PromptCache(self._forward, self.virtual)
+        self._assistant: assisted.Model | None = None
+        if assistant is not None:
+            helper = Forward(assistant)
+            self._assistant = assisted.Model(helper, PromptCache(helper))
 
-    def stream(self, prompt_ids: list[int], sampling: Sampling) -> Iterator[int]:
+    def stream(self, prompt_ids: list[int], sampling: Sampling) -> Answer:
         """The answer's ids, one by one. Raises GenerationError at once for a prompt or value it cannot use."""
         if sampling.num_beams > 1:
             raise GenerationError(
@@ -60,22 +67,23 @@ class TorchEngine:
             )
         budget = self._budget(prompt_ids, sampling)
         if self._assistant is not None:
-            return assisted.decode(
-                self._forward, self._assistant, prompt_ids, budget, sampling, self.end_ids, self.virtual
-            )
-        return (token for _, token in self._decode([prompt_ids], [budget], sampling))
+            model = assisted.Model(self._forward, self._prompts, self.virtual.count)
+            return Answer(assisted.decode(model, self._assistant, prompt_ids, budget, sampling, self.end_ids))
+        return Answer(picked for _, picked in self._decode([prompt_ids], [budget], sampling))
 
     def generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[list[int]]:
         """The answers' ids in the order of `prompts`, decoded side by side.
 
         Each row is what `stream` gives for it; float rounding may differ, so a near tie can fall the other way.
         """
+        if sampling.logprobs:
+            raise GenerationError("logprobs=True is for `stream`: a batch gives ids alone")
         if sampling.num_beams > 1:
             return [answer for prompt in prompts for answer in self._beams(prompt, sampling)]
         prompts = [prompt for prompt in prompts for _ in range(sampling.num_return_sequences)]
         budgets = [self._budget(prompt, sampling) for prompt in prompts]
         answers: list[list[int]] = [[] for _ in prompts]
-        for row, token in self._decode(prompts, budgets, sampling) if prompts else ():
+        for row, (token, _) in self._decode(prompts, budgets, sampling) if prompts else ():
             answers[row].append(token)
         return answers
 
@@ -83,16 +91,18 @@ class TorchEngine:
     def logprobs(self, ids: list[int]) -> list[float]:
         """The logarithmic probability of each id behind the first, given those before it: of a prompt and its answer.
 
-        Raises GenerationError for ids that do not fit the model.
+        Raises GenerationError for ids that do not fit the model, and where it gives no numbers.
         """
         check_prompt(ids, self.model.config.get_text_config().vocab_size)
         token_budget(len(ids) - 1, 1, self.context_length)
         self.model.eval()
         cache, found = self.virtual.cache(1), []
-        for start in range(0, len(ids) - 1, _LOGPROBS_AT_ONCE):
-            known = ids[start : min(start + _LOGPROBS_AT_ONCE, len(ids) - 1)]
+        at_once = _LOGPROBS_AT_ONCE if self._prompts.in_blocks else len(ids)
+        for start in range(0, len(ids) - 1, at_once):
+            known = ids[start : min(start + at_once, len(ids) - 1)]
             ids_BT = torch.tensor([known], device=self.model.device)
             shares_TV = self._forward(ids_BT, cache, keep=len(known))[0].log_softmax(dim=-1)
+            check_numbers(shares_TV)
             following = torch.tensor(ids[start + 1 : start + 1 + len(known)], device=self.model.device)
             found += shares_TV.gather(1, following[:, None])[:, 0].tolist()
         return found
@@ -100,40 +110,48 @@ class TorchEngine:
     def _budget(self, prompt_ids: Sequence[int], sampling: Sampling) -> int:
         vocabulary = self.model.config.get_text_config().vocab_size
         check_prompt(prompt_ids, vocabulary)
-        if sampling.json_schema or sampling.regex or sampling.logprobs:
-            raise GenerationError("json_schema, regex and logprobs need the OpenVINO engine: see docs/openvino.md")
+        if sampling.json_schema or sampling.regex:
+            raise GenerationError("json_schema and regex need the OpenVINO engine: see docs/openvino.md")
         unknown = [token for word in sampling.bad_words_ids or () for token in word if token >= vocabulary]
         if unknown:
             raise GenerationError(f"bad_words_ids holds {unknown[0]}: the vocabulary ends at {vocabulary - 1}")
-        return token_budget(len(prompt_ids), sampling.max_new_tokens, self.context_length)
+        return self._token_budget(len(prompt_ids), sampling.max_new_tokens)
 
     def _decode(
         self, prompts: Sequence[Sequence[int]], budgets: list[int], sampling: Sampling
-    ) -> Iterator[tuple[int, int]]:
-        """Yields (row, token id) in the order of the tokens' steps; end tokens are left out."""
+    ) -> Generator[tuple[int, Picked]]:
+        """Yields (row, token) in the order of the tokens' steps; end tokens are left out."""
         self.model.eval()
-        batch = _Batch(prompts, self.virtual, self.model.device, sampling)
+        batch = _Batch(prompts, self.virtual, self._cache(prompts), self.model.device, sampling)
         picker = Picker(sampling, self.end_ids)
         while batch.rows:
             tokens = self._next_tokens(batch, picker)
             keep = []
-            for place, (row, token) in enumerate(zip(batch.rows, tokens, strict=True)):
-                if token in self.end_ids:
+            for place, (row, picked) in enumerate(zip(batch.rows, tokens, strict=True)):
+                if picked[0] in self.end_ids:
                     continue
-                yield row, token
+                yield row, picked
                 budgets[row] -= 1
                 if budgets[row] > 0:
                     keep.append(place)
-            batch.advance(tokens, keep)
+            batch.advance([token for token, _ in tokens], keep)
+
+    def _cache(self, prompts: Sequence[Sequence[int]]) -> DynamicCache:
+        """With what is known of the one prompt; several stand behind padding, where nothing is known."""
+        if len(prompts) > 1:
+            return self.virtual.cache(len(prompts))
+        return self._prompts.begin(prompts[0], self.virtual.empty_cache())
 
     # Entered anew for each token: inference mode left open between two tokens would leak into the reader's code.
     @torch.inference_mode()
-    def _next_tokens(self, batch: _Batch, picker: Picker) -> list[int]:
+    def _next_tokens(self, batch: _Batch, picker: Picker) -> list[Picked]:
         logits_BV = self._forward(batch.fresh_ids(), batch.cache, positions=batch.fresh_positions(), mask=batch.mask_BT)
         return picker.pick(batch.ids_BT, logits_BV[:, -1], batch.generators)
 
     @torch.inference_mode()
     def _beams(self, prompt: list[int], sampling: Sampling) -> list[list[int]]:
+        from transformers import LogitsProcessorList
+
         budget = self._budget(prompt, sampling)
         known = [prompt[0]] * self.virtual.count
         ids_BT = torch.tensor([known + prompt], device=self.model.device)
@@ -156,16 +174,45 @@ class TorchEngine:
                 bad_words_ids=[list(word) for word in sampling.bad_words_ids or ()] or None,
                 eos_token_id=sorted(self.end_ids) or None,
                 pad_token_id=prompt[0],
+                logits_processor=LogitsProcessorList([_numbers]),
                 **chosen,
             )
         return [_until_end(answer, self.end_ids) for answer in output_BT[:, ids_BT.shape[1] :].tolist()]
+
+
+class Answer:
+    """The ids of one answer; `logprobs` has those of the ids read so far, where they were asked for.
+
+    Closing it, or dropping it, ends the work.
+    """
+
+    def __init__(self, picked: Generator[Picked]) -> None:
+        self.logprobs: list[float] = []
+        self._picked = picked
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        token, logprob = next(self._picked)
+        if logprob is not None:
+            self.logprobs.append(logprob)
+        return token
+
+    def close(self) -> None:
+        self._picked.close()
 
 
 class _Batch:
     """The rows still running: their ids so far, the key/value cache, the padding mask, one generator a row."""
 
     def __init__(
-        self, prompts: Sequence[Sequence[int]], virtual: VirtualTokens, device: torch.device, sampling: Sampling
+        self,
+        prompts: Sequence[Sequence[int]],
+        virtual: VirtualTokens,
+        cache: DynamicCache,
+        device: torch.device,
+        sampling: Sampling,
     ) -> None:
         longest = virtual.count + max(len(prompt) for prompt in prompts)
         # A row's own first token stands for what has none (virtual tokens, already in the cache, and padding, masked
@@ -178,13 +225,13 @@ class _Batch:
         self.mask_BT: Tensor | None = None
         if len(set(lengths.tolist())) > 1:
             self.mask_BT = ((places >= (longest - lengths)[:, None]) | (places < virtual.count)).long()
-        self.cache = virtual.cache(len(prompts))
+        self.cache = cache
         seed, several = None if sampling.greedy else sampling.seed, sampling.num_return_sequences
         self.generators = [generator(seed, device, row % several) for row in self.rows]
-        self._cached = virtual.count
+        self._cached = cache.get_seq_length()
 
     def fresh_ids(self) -> Tensor:
-        """(B, n) the ids the cache has not seen: the prompt first, later one token a row."""
+        """(B, n) the ids the cache has not seen: those of the prompt first, later one token a row."""
         return self.ids_BT[:, self._cached :]
 
     def fresh_positions(self) -> Tensor | None:
@@ -227,3 +274,9 @@ def _sampling_values(sampling: Sampling) -> dict[str, Any]:
 def _until_end(ids: list[int], end_ids: frozenset[int]) -> list[int]:
     ends = [place for place, token in enumerate(ids) if token in end_ids]
     return ids[: ends[0]] if ends else ids
+
+
+def _numbers(ids_BT: Tensor, scores_BV: Tensor) -> Tensor:
+    """A logits processor that changes nothing; see `check_numbers`."""
+    check_numbers(scores_BV)
+    return scores_BV

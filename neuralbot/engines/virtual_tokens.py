@@ -15,26 +15,37 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import DynamicCache, PreTrainedModel
 
+Layers = list[tuple[Tensor, Tensor]]  # keys and values of each layer, (1, heads, count, width)
+
 
 class VirtualTokens:
-    """keys, values: of each layer, (1, heads, count, width). None of them without such an adapter."""
+    """layers: none of them without such an adapter."""
 
-    def __init__(self, model: PreTrainedModel, layers: list[tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, model: PreTrainedModel, layers: Layers) -> None:
         self._config = model.config
         self._layers = layers
         self.count = layers[0][0].shape[-2] if layers else 0
 
     def cache(self, rows: int) -> DynamicCache:
         """A new key/value cache for that many rows, in which the tokens stand."""
+        return self.fill(self.empty_cache(), rows)
+
+    def empty_cache(self) -> DynamicCache:
+        """One of the kind that the model wants, without the tokens."""
         from transformers import DynamicCache
 
-        return self.fill(DynamicCache(config=self._config), rows)
+        return DynamicCache(config=self._config)
 
     def fill(self, cache: DynamicCache, rows: int) -> DynamicCache:
         """The empty `cache`, with the tokens in it."""
-        for place, (keys, values) in enumerate(self._layers):
-            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), place)
-        return cache
+        return fill(cache, self._layers, rows)
+
+
+def fill(cache: DynamicCache, layers: Layers, rows: int) -> DynamicCache:
+    """The empty `cache`, with a copy of `layers` for each of the rows."""
+    for place, (keys, values) in enumerate(layers):
+        cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), place)
+    return cache
 
 
 @torch.inference_mode()

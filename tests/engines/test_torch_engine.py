@@ -170,6 +170,18 @@ def test_the_context_limits_the_answer(engine: TorchEngine) -> None:
         engine.stream([5] * context, GREEDY)
 
 
+def test_it_is_said_once_that_an_answer_is_cut(engine: TorchEngine, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING"):
+        list(engine.stream([5] * (512 - 24), GREEDY))
+        assert caplog.messages == []
+        for prompt in ([5] * 500, [5] * 508):
+            list(engine.stream(prompt, GREEDY))
+    assert caplog.messages == [
+        "the prompt has 500 of the 512 tokens that the model reads: its answer has room for 12, not for "
+        "max_new_tokens=24 (said once)"
+    ]
+
+
 def test_budget_without_a_known_limit() -> None:
     assert token_budget(10_000, 5, None) == 5
 
@@ -187,12 +199,38 @@ def test_bad_words_outside_the_vocabulary_are_named(engine: TorchEngine) -> None
         engine.stream([5], Sampling(bad_words_ids=((99999,),)))
 
 
-def test_damaged_weights_are_noticed(engine: TorchEngine) -> None:
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_damaged_weights_are_noticed_and_the_engine_lives(engine: TorchEngine, number: str) -> None:
     damaged = copy.deepcopy(engine.model)
-    torch.nn.init.constant_(damaged.lm_head.weight, float("nan"))
-    for sampling in (GREEDY, SAMPLED):
-        with pytest.raises(GenerationError, match="not a number"):
-            list(TorchEngine(damaged, engine.tokenizer).stream([5], sampling))
+    with torch.no_grad():
+        damaged.get_input_embeddings().weight[5] = float(number)  # all is well where that token is not
+    hurt = TorchEngine(damaged, engine.tokenizer)
+    hurt.end_ids = frozenset()
+    beams = Sampling(max_new_tokens=4, num_beams=2)
+    right = list(engine.stream([6, 7], replace(GREEDY, max_new_tokens=2)))
+    other = hurt.stream([6, 7], replace(GREEDY, max_new_tokens=2))
+    found = [next(other)]
+    asks: list[Any] = [
+        lambda: list(hurt.stream([6, 5], GREEDY)),
+        lambda: list(hurt.stream([6, 5], SAMPLED)),
+        lambda: hurt.generate_batch([[6], [5]], GREEDY),
+        lambda: hurt.generate_batch([[6, 5]], beams),
+        lambda: hurt.generate_batch([[6, 5]], replace(beams, do_sample=True)),
+        lambda: hurt.logprobs([6, 5, 7]),
+        lambda: list(TorchEngine(damaged, engine.tokenizer, engine.model).stream([6, 5], GREEDY)),
+    ]
+    for ask in asks:
+        with pytest.raises(GenerationError, match=r"the output of the model is not a number.*weights are damaged"):
+            ask()
+    with pytest.raises(GenerationError, match=r"the output of assistant_model is not a number"):
+        list(TorchEngine(engine.model, engine.tokenizer, damaged).stream([6, 5], GREEDY))
+    assert found + list(other) == right == list(hurt.stream([6, 7], replace(GREEDY, max_new_tokens=2)))
+
+
+def test_forbidding_every_token_is_told(engine: TorchEngine) -> None:
+    every = Sampling(bad_words_ids=tuple((token,) for token in range(engine.model.config.vocab_size)))
+    with pytest.raises(GenerationError, match="bad_words_ids forbids every one"):
+        list(engine.stream([5], every))
 
 
 def test_answers_end_at_the_tokens_of_model_tokenizer_and_template(
@@ -268,7 +306,30 @@ def test_the_logprobs_of_a_prompt_and_its_answer(
             engine.logprobs(wrong)
 
 
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("helped", [False, True], ids=["alone", "assisted"])
+def test_a_stream_tells_the_probabilities_of_its_tokens(engine: TorchEngine, sampling: Sampling, helped: bool) -> None:
+    """Those that the model gives: temperature, penalty and the like change none."""
+    if helped:
+        engine = TorchEngine(engine.model, engine.tokenizer, copy.deepcopy(engine.model))
+        engine.end_ids = frozenset()
+    answer, prompt = engine.stream(PROMPTS[0], replace(sampling, logprobs=True)), PROMPTS[0]
+    assert answer.logprobs == []
+    first = next(answer)
+    assert len(answer.logprobs) == 1
+    ids = [first, *answer]
+    assert len(ids) == 24
+    assert answer.logprobs == pytest.approx(engine.logprobs(prompt + ids)[len(prompt) - 1 :], abs=1e-4)
+    plain = engine.stream(prompt, sampling)
+    assert list(plain) == ids and plain.logprobs == []
+
+
+def test_a_batch_has_no_probabilities(engine: TorchEngine) -> None:
+    with pytest.raises(GenerationError, match="logprobs=True is for `stream`"):
+        engine.generate_batch(PROMPTS, Sampling(logprobs=True))
+
+
 def test_what_only_the_fast_engine_has_is_refused(engine: TorchEngine) -> None:
-    for asked in ({"json_schema": "{}"}, {"regex": "a"}, {"logprobs": True}):
+    for asked in ({"json_schema": "{}"}, {"regex": "a"}):
         with pytest.raises(GenerationError, match="need the OpenVINO engine"):
             engine.stream([5], Sampling(**asked))
