@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,20 @@ def _command(arguments: argparse.Namespace) -> int:
     for kept, found in losses.items():
         print(kept, ", ".join(f"groups of {group}: {loss:.4f}" for group, loss in found.items()))
     return 0
+
+
+def sentence(results: Sequence[Mapping[str, Any]]) -> str:
+    """The words between the markers."""
+    (result,) = results
+    parts = [
+        f"with weights in {kept} {found['0']:.4f} where activations are not rounded, {found['32']:.4f} in OpenVINO's "
+        f"groups of 32, {found['128']:.4f} in neuralbot's of 128"
+        for kept, found in result["losses"].items()
+    ]
+    return (
+        f"Loss of the embedded model, tuned by recipes/alpaca.yaml, on {result['rows']} rows that it never saw: "
+        f"{'; '.join(parts)} (`python -m benchmarks.activation_groups runs/alpaca`)."
+    )
 
 
 def _rows(run: str, path: Path) -> Iterator[Row]:

@@ -12,7 +12,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,27 @@ def _command(arguments: argparse.Namespace) -> int:
         print(f"{name}: {found['speedup']:.2f} times as fast, {found['tokens']} tokens, the same answers")
         write_json(arguments.output, content)
     return 0
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> str:
+    """The Markdown between the markers: a row for each task."""
+    (result,) = results
+    settings = result["settings"]
+    rows = [
+        f"| {name} | {found['tokens']} | {found['speedup']:.2f} times as fast |"
+        for name, found in result["tasks"].items()
+    ]
+    return "\n".join(
+        [
+            "| recipe | tokens of the answers | with prompt lookup |",
+            "|---|---:|---:|",
+            *rows,
+            "",
+            f"The embedded model tuned by each recipe, {settings['questions']} questions that it never saw, one after "
+            f"the other; medians of {settings['rounds']} rounds, {result['hardware']['cpu']} "
+            f"({result['hardware']['isa']}). All answers were the same.",
+        ]
+    )
 
 
 def _measured(run: str, count: int, rounds: int) -> tuple[str, dict[str, Any]]:

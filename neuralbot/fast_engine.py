@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from neuralbot import hardware, precision
@@ -21,6 +22,8 @@ from neuralbot.engines.protocol import end_ids
 from neuralbot.errors import ModelError, ResourceError
 from neuralbot.merging import UNMERGED
 from neuralbot.modeling import Parts, load_tokenizer, parts_of, peft_type, read_serving
+from neuralbot.training.records import read_json
+from neuralbot.training.run_folder import MANIFEST
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 ENGINES = ("auto", "openvino", "torch")
+LOOKUP_GAINS = ("summarization",)  # benchmarks/results/prompt-lookup.json
 
 T = TypeVar("T")
 
@@ -87,11 +91,21 @@ def load(
     spec = Spec(name, form.kept, peft_path, config.tokenizer_name_or_path, form.group_size, form.symmetric, token=token)
     draft = _draft(config, spec, tokenizer) if config.assistant_model else None
     others = None if export.exported_folder(name) else reference
-    engine = _engine(spec, form, tokenizer, "lookup" if config.prompt_lookup else "plain", draft, others)
+    mode: Mode = "draft" if draft else "lookup" if _looks_up(config, parts.home) else "plain"
+    engine = _engine(spec, form, tokenizer, mode, draft, others)
     notices = list(form.notices)
     if config.task and style == "tokenizer":
         notices.append(f"PipelineConfig(task={config.task!r}) has no effect: the model brings its own chat template")
     return engine, read_serving(parts.home), notices
+
+
+def _looks_up(config: PipelineConfig, home: Path) -> bool:
+    """Whether tokens are guessed from the prompt: by itself only where that was measured to gain."""
+    if config.prompt_lookup is not None:
+        return config.prompt_lookup
+    manifest = home / MANIFEST
+    task = config.task or (read_json(manifest).get("task") if manifest.is_file() else None)
+    return task in LOOKUP_GAINS
 
 
 def _form(optimization_config: Any, name: str) -> precision.Exported:
@@ -134,7 +148,7 @@ def _engine(
     )
     folder = None if draft is None else draft.folder
     try:
-        return OpenVinoEngine(exported, tokenizer, mode="draft" if folder else mode, draft=folder, reference=reference)
+        return OpenVinoEngine(exported, tokenizer, mode=mode, draft=folder, reference=reference)
     except Crash as error:
         raise NotOffered(f"{error}: it does not run on this processor") from error
     except ResourceError as error:

@@ -242,6 +242,20 @@ def test_the_draft_has_to_have_the_same_vocabulary(build: Any, run: Path) -> Non
 
 
 @pytest.mark.usefixtures("installed")
+def test_tokens_are_guessed_from_the_prompt_where_that_gains(build: Any, run: Path, tmp_path: Path) -> None:
+    def mode(**settings: Any) -> str:
+        found: str = build(**settings).engine._mode
+        return found
+
+    assert (mode(), mode(task="summarization"), mode(task="chat")) == ("plain", "lookup", "plain")
+    assert mode(task="summarization", prompt_lookup=False) == "plain"
+    tuned = Path(shutil.copytree(run, tmp_path / "run"))
+    (tuned / "manifest.json").write_text('{"task": "summarization"}')
+    assert mode(model_name_or_path=str(tuned)) == "lookup"
+    assert mode(model_name_or_path=str(tuned), task="completion") == "plain"
+
+
+@pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize("prompt_lookup", [False, True])
 def test_the_form_of_an_answer_can_be_asked_for(build: Any, prompt_lookup: bool) -> None:
     from neuralbot.chatbot import Chatbot

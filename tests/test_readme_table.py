@@ -19,6 +19,13 @@ ENGINES = {
     }
 }
 ANSWERING = "<!-- answering:begin -->\n<!-- answering:end -->\n"
+OPENVINO = "".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in ("generate", "groups", "lookup"))
+GROUPS = {"rows": 480, "losses": {"int8": {"0": 0.1124, "32": 0.1138, "128": 0.11231}}}
+LOOKUP = {
+    "settings": {"questions": 60, "rounds": 3},
+    "hardware": {"cpu": "AMD EPYC", "isa": "avx512_bf16"},
+    "tasks": {"summarization": {"tokens": 1055, "speedup": 1.2}},
+}
 LARGE = "<!-- large:begin -->\n<!-- large:end -->\n"
 RESULTS = "<!-- results:begin -->\n<!-- results:end -->\n"
 README = f"# neuralbot\n\ntext above\n\n{RESULTS}\n{SPEED}{ANSWERING}{LARGE}text below é\n"
@@ -86,7 +93,9 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "results" / "engines.json").write_text(json.dumps(ENGINES))
     (tmp_path / "results" / "generate.json").write_text(json.dumps(answering()))
     (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "openvino.md").write_text("<!-- generate:begin -->\n<!-- generate:end -->\n")
+    (tmp_path / "results" / "prompt-lookup.json").write_text(json.dumps(LOOKUP))
+    (tmp_path / "results" / "activation-groups.json").write_text(json.dumps(GROUPS))
+    (tmp_path / "docs" / "openvino.md").write_text(OPENVINO)
     (tmp_path / "docs" / "itrex.md").write_text("<!-- engines:begin -->\n<!-- engines:end -->\n")
     return tmp_path
 
@@ -157,6 +166,8 @@ def test_answering_beside_other_ways(place: Path) -> None:
     assert "of the 41 GB/s" in page
     assert "openvino-int8 vnni; torch 2.13.0." in page
     assert "Not measured: itrex (no environment)." in page
+    assert "0.1138 in OpenVINO's groups of 32, 0.1123 in neuralbot's of 128" in page
+    assert "| summarization | 1055 | 1.20 times as fast |" in page
     readme = (place / "README.md").read_text()
     assert "llama-1.1b in int8 reads 440 and writes 31.4 tokens a second, 177 for 8 chats at once" in readme
     assert "transformers in bf16 reads 320 and writes 11.0, 60 as a batch" in readme

@@ -83,7 +83,9 @@ class PipelineConfig:
     serving_config: ServingConfig | None = None
     openai_config: OpenAIConfig | None = None
     engine: str = "auto"  # openvino where it is installed and runs, else torch; or one of these two
-    prompt_lookup: bool = False  # openvino: guesses tokens that the prompt holds already; answers are the same
+    prompt_lookup: bool | None = (
+        None  # openvino: guesses tokens that the prompt holds; None: where the task is summaries
+    )
 
 
 @dataclass

@@ -95,7 +95,7 @@ def test_an_exported_model_is_held_against_its_own(
     with torch.no_grad():
         other.model.layers[1].self_attn.v_proj.weight.neg_()
     assert "answers otherwise than the model" in str(export_check.differs(exported.folder, reference(other, "other")))
-    assert "openvino_model.xml" in str(export_check.differs(exported.folder.parent / "none", known))
+    assert "Could not find a model" in str(export_check.differs(exported.folder.parent / "none", known))
 
 
 @pytest.mark.parametrize(("name", "how"), [("SIGSEGV", "its process ended with SIGSEGV"), ("SIGKILL", None)])
