@@ -37,7 +37,18 @@ from neuralbot.training.records import write_json
 RESULTS = methods.ROOT / "benchmarks" / "results"
 SHIPPED_ROWS = methods.ROOT / "data" / "alpaca" / "train.json"
 KEPT = ("bf16", "int8", "int4")
-LLAMA = "llama"  # its environment
+# Programs that run in an environment of their own -> the option that names its Python, and how it is made.
+ENVIRONMENTS = {
+    "llama_cpp_generate": (
+        "--llama-python",
+        "make one with `python3 -m venv llama && llama/bin/pip install llama-cpp-python gguf`, then give "
+        "--llama-python llama/bin/python",
+    ),
+    "itrex_generate": (
+        "--itrex-python",
+        "make it with `neuralbot itrex setup`, then give --itrex-python FOLDER/bin/python",
+    ),
+}
 RATES = ("prefill_tokens_per_s", "decode_tokens_per_s", "many_tokens_per_s")
 _OTHERS = ("cold_first_token_s", "warm_first_token_s", "load_s", "peak_bytes")
 _PROMPT_TOKENS, _SYSTEM_TOKENS, _MANY = 512, 1000, 8
@@ -68,6 +79,7 @@ METHODS = {
     **{f"genai-{kept}-defaults": Method("genai", kept, "defaults") for kept in KEPT},
     "neuralbot-torch": Method("chatbot", "bf16", "torch", many_tokens=0),
     "transformers": Method("transformers_generate", "bf16"),
+    "itrex": Method("itrex_generate", "bf16", many_tokens=0),
     **{f"llama.cpp-{kept}": Method("llama_cpp_generate", kept, many_tokens=0) for kept in KEPT},
 }
 _GROUP = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
@@ -119,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rounds", type=_positive, default=3, help="measurements of each method (default: %(default)s)")
     add("--threads", type=_positive, help="default: one for each core that may be used")
     add("--llama-python", type=Path, metavar="FILE", help="the Python of an environment with llama-cpp-python and gguf")
+    add("--itrex-python", type=Path, metavar="FILE", help="the Python that `neuralbot itrex setup` made")
     add("--work", type=Path, metavar="FOLDER", help="keep checkpoint and exports here (default: nothing is kept)")
     add("--tries", action="store_true", help="other settings of OpenVINO than neuralbot's, in place of the methods")
     add("--quick", action="store_true", help="a tiny model and short prompts, to see that all of it runs")
@@ -150,16 +163,14 @@ def _command(arguments: argparse.Namespace) -> int:
 def _selected(arguments: argparse.Namespace) -> dict[str, Method]:
     known = TRIES if arguments.tries else METHODS
     if arguments.methods is None:
-        return {name: method for name, method in known.items() if arguments.llama_python or not _is_llama(method)}
+        return {name: method for name, method in known.items() if _python(method, arguments) is not None}
     names = [name.strip() for name in arguments.methods.split(",")]
     for name in names:
         if name not in known:
             raise UsageError(f"--methods: there is no {name!r}; expected some of {', '.join(known)}")
-        if _is_llama(known[name]) and arguments.llama_python is None:
-            raise UsageError(
-                f"the method {name} runs in an environment of its own: make one with `python3 -m venv llama && "
-                "llama/bin/pip install llama-cpp-python gguf`, then give --llama-python llama/bin/python"
-            )
+        if _python(known[name], arguments) is None:
+            _, advice = ENVIRONMENTS[known[name].program]
+            raise UsageError(f"the method {name} runs in an environment of its own: {advice}")
     return {name: known[name] for name in dict.fromkeys(names)}
 
 
@@ -167,8 +178,12 @@ def _is_openvino(method: Method) -> bool:
     return method.program == "genai" or method.engine == "openvino"
 
 
-def _is_llama(method: Method) -> bool:
-    return method.program == "llama_cpp_generate"
+def _python(method: Method, arguments: argparse.Namespace) -> str | None:
+    """Which Python runs the method; None: none was given."""
+    if method.program not in ENVIRONMENTS:
+        return sys.executable
+    given: Path | None = getattr(arguments, ENVIRONMENTS[method.program][0][2:].replace("-", "_"))
+    return None if given is None else str(given.absolute())
 
 
 def _measured(arguments: argparse.Namespace, selected: dict[str, Method], work: Path) -> int:
@@ -218,12 +233,12 @@ def _store(arguments: argparse.Namespace, inputs: Inputs, method: Method, embedd
         folder = Path(_child(inputs, command).rpartition("\n")[0].splitlines()[-1].partition(": ")[0])
         inputs.stored[key] = folder
         inputs.bytes[key] = (folder / "openvino_model.bin").stat().st_size - embeddings * width
-    elif _is_llama(method):
+    elif method.program == "llama_cpp_generate":
         file = inputs.work / f"{inputs.model.name}-gguf" / f"{method.kept}.gguf"
         if not file.is_file():
             file.parent.mkdir(exist_ok=True)
-            command = [str(arguments.llama_python), "-m", "benchmarks.generation.gguf_files", str(inputs.model)]
-            _child(inputs, [*command, str(file.parent)])
+            python = str(_python(method, arguments))
+            _child(inputs, [python, "-m", "benchmarks.generation.gguf_files", str(inputs.model), str(file.parent)])
         inputs.stored[key] = file
         bits = {"bf16": 16, "int8": 8.5, "int4": 4.5}[method.kept]  # q8_0 and q4_0 with a scale for 32 weights
         inputs.bytes[key] = file.stat().st_size - int(embeddings * bits / 8)
@@ -242,9 +257,17 @@ def _sample(name: str, method: Method, arguments: argparse.Namespace, inputs: In
     )  # fmt: skip
     job_path.write_text(json.dumps(asdict(job)), encoding="utf-8")
     result_path.unlink(missing_ok=True)
-    python = arguments.llama_python.absolute() if _is_llama(method) else sys.executable
     try:
-        _child(inputs, [str(python), "-m", f"benchmarks.generation.{method.program}", str(job_path), str(result_path)])
+        _child(
+            inputs,
+            [
+                str(_python(method, arguments)),
+                "-m",
+                f"benchmarks.generation.{method.program}",
+                str(job_path),
+                str(result_path),
+            ],
+        )
     except NeuralbotError as error:
         print(f"round {number}, {name}: {error}", flush=True)
         return {"error": methods.without_folders(str(error))}
@@ -322,7 +345,7 @@ def _line(name: str, own: dict[str, Any]) -> tuple[str, ...]:
 def facts(arguments: argparse.Namespace, selected: dict[str, Method], inputs: Inputs) -> dict[str, Any]:
     """All of the result file that is no measurement of a method."""
     shape = SHAPES[inputs.model.name]
-    reasons = {} if any(map(_is_llama, selected.values())) else {"llama.cpp": "no --llama-python was given"}
+    measured = {method.program for method in selected.values()}
     return {
         "schema": 1,
         "shape": {"name": inputs.model.name, **asdict(shape)},
@@ -335,7 +358,11 @@ def facts(arguments: argparse.Namespace, selected: dict[str, Method], inputs: In
             "many_new_tokens": {name: method.many_tokens for name, method in selected.items()},
         },
         "changes": {name: method.changes for name, method in selected.items() if method.changes},
-        "not_measured": reasons | {"itrex": "its environment is a peer's of 2024; not part of this run"},
+        "not_measured": {
+            program.removesuffix("_generate").replace("_", "."): f"no {option} was given"
+            for program, (option, _) in ENVIRONMENTS.items()
+            if program not in measured
+        },
         "hardware": asdict(hardware.probe()),
         "threads": inputs.threads,
         **environment(),

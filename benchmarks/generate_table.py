@@ -11,6 +11,7 @@ _NAMES = {
     "neuralbot": "**neuralbot**",
     "genai": "OpenVINO GenAI alone",
     "transformers": "transformers, bf16",
+    "itrex": "ITREX, bf16",
     "llama.cpp": "llama.cpp",
 }
 _FAILED = ("failed",) * (len(_HEAD) - 2)

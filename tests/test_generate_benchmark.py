@@ -85,6 +85,7 @@ def test_a_method_that_fails_is_shown_as_such_and_the_others_are_kept(
     [
         (["--methods", "fastest"], "there is no 'fastest'"),
         (["--methods", "llama.cpp-int4"], "pip install llama-cpp-python gguf"),
+        (["--methods", "itrex"], "neuralbot itrex setup"),
         (["--output", "no/such/folder/result.json"], "there is no such folder"),
         (["--quick"], "--quick measures nothing worth keeping"),
     ],
