@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
-from benchmarks.generation.job import Answer, Job, Prompt, Stream, run
+from benchmarks.generation.job import Answer, Job, Prompt, Stream, run  # first: it hides torchvision
 
-sys.modules["torchvision"] = None  # type: ignore[assignment]  # a build for another torch breaks the next import
-import torch  # noqa: E402
-from transformers import AutoModelForCausalLM  # noqa: E402
-from transformers.generation import BaseStreamer  # noqa: E402
+import torch  # isort: skip
+from transformers import AutoModelForCausalLM  # isort: skip
+from transformers.generation import BaseStreamer  # isort: skip
 
 
 class _Noted(BaseStreamer):

@@ -22,6 +22,8 @@ _LIBRARIES = (
     "intel-extension-for-transformers", "intel-extension-for-pytorch", "openvino", "openvino-genai", "nncf",
     "optimum-intel", "llama-cpp-python",
 )  # fmt: skip
+# Nothing here sees pictures, and a torchvision for another torch breaks `import transformers`.
+sys.modules["torchvision"] = None  # type: ignore[assignment]
 _STARTED = time.perf_counter()  # this module is the first that a peer's program imports
 
 
