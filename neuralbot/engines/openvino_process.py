@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from neuralbot.engines import telemetry
+from neuralbot.engines.openvino_admission import Admission
 
 if TYPE_CHECKING:
     import openvino_genai
@@ -34,21 +35,20 @@ def main() -> int:
     incoming = _Lines(0)
     settings = incoming.first()
     try:
-        pipeline = load(settings)
-        _try_once(pipeline, settings["trial"])
+        requests = _Requests(load(settings))
+        _try_once(requests, settings["trial"])
     except (RuntimeError, MemoryError) as error:
         print(json.dumps({"refused": " ".join(str(error).split())[-300:]}), file=answers)
         return 1
     print(json.dumps({"ready": True}), file=answers)
-    requests, told = _Requests(pipeline), 0
+    told = 0
     while requests.admit(incoming):
         try:
-            if pipeline.has_non_finished_requests():
-                pipeline.step()
+            requests.step()
         except RuntimeError as error:
             print(json.dumps({"failed": _plain(error)}), file=answers)
             return 1
-        tokens, before, told = requests.made(), told, len(requests.live)
+        tokens, before, told = requests.made(), told, requests.unfinished
         if tokens or told != before:
             print(json.dumps({"requests": told, "tokens": tokens}), file=answers)
     return 0
@@ -79,45 +79,72 @@ class _Lines:
 
 
 class _Requests:
-    """Those in the pipeline by their number, with what came of them since the last step."""
+    """Those in the pipeline by their number, what came of them since the last step, and those that wait to join."""
 
     def __init__(self, pipeline: openvino_genai.ContinuousBatchingPipeline) -> None:
         self.live: dict[int, openvino_genai.GenerationHandle] = {}
         self._pipeline: Any = pipeline
+        self._admission = Admission()
+        self._waiting: dict[int, tuple[list[int], dict[str, Any]]] = {}
+        self._cancelled: list[int] = []
         self._refused: list[list[Any]] = []
+
+    @property
+    def unfinished(self) -> int:
+        return len(self.live) + len(self._waiting)
 
     def admit(self, incoming: _Lines) -> bool:
         """Takes what has arrived and waits where there is nothing to do; False: this process is to end."""
         while not incoming.ended:
-            idle = not self._refused and not self._pipeline.has_non_finished_requests()
+            idle = not self._refused and not self._waiting and not self._pipeline.has_non_finished_requests()
             for line in incoming.arrived(wait=idle):
                 self.take(*line)
+            self.join()
             if not idle:
                 return True
         return False
 
     def take(self, number: int, ids: list[int] | None = None, values: dict[str, Any] | None = None) -> None:
-        if ids is None or values is None:
-            if (handle := self.live.pop(number, None)) is not None:
-                handle.cancel()
-            return
+        if ids is not None and values is not None:
+            self._waiting[number] = ids, values
+        elif self._waiting.pop(number, None) is None and (handle := self.live.pop(number, None)) is not None:
+            handle.cancel()
+            self._cancelled.append(number)
+
+    def join(self) -> None:
+        """Hands those that may join to the pipeline."""
         import numpy as np
         from openvino import Tensor
 
-        try:
-            tensor = Tensor(np.array([ids], dtype=np.int64))
-            self.live[number] = self._pipeline.add_request(number, tensor, _config(values))
-        except RuntimeError as error:
-            self._refused.append([number, [], [], _plain(error)])
+        for number, (ids, values) in list(self._waiting.items()):
+            if not self._admission.admit(number, ids):
+                continue
+            del self._waiting[number]
+            try:
+                tensor = Tensor(np.array([ids], dtype=np.int64))
+                self.live[number] = self._pipeline.add_request(number, tensor, _config(values))
+            except RuntimeError as error:
+                self._admission.leave(number)
+                self._refused.append([number, [], [], _plain(error)])
+
+    def step(self) -> None:
+        """A token for each of them, or a part of their prompts. Raises RuntimeError."""
+        if self._pipeline.has_non_finished_requests():
+            self._pipeline.step()
 
     def made(self) -> list[list[Any]]:
+        """After a step: what it gave."""
         tokens, self._refused = self._refused, []
         for number, handle in list(self.live.items()):
             ids, logprobs, state = _read(handle)
+            self._admission.running[number].add(ids)
             if state is not None:
                 del self.live[number]
+                self._admission.leave(number)
             if ids or state is not None:
                 tokens.append([number, ids, logprobs, state])
+        while self._cancelled:  # the pipeline lets go of them within a step
+            self._admission.leave(self._cancelled.pop())
         return tokens
 
 
@@ -152,16 +179,16 @@ def load(settings: dict[str, Any]) -> openvino_genai.ContinuousBatchingPipeline:
     return openvino_genai.ContinuousBatchingPipeline(settings["folder"], scheduler, "CPU", properties)
 
 
-def _try_once(pipeline: openvino_genai.ContinuousBatchingPipeline, values: dict[str, Any]) -> None:
+def _try_once(requests: _Requests, values: dict[str, Any]) -> None:
     """If OpenVINO crashes here, then now; and a first answer is as quick as the next. Raises RuntimeError."""
-    requests = _Requests(pipeline)
     requests.take(0, [1] * 8, values)
+    requests.join()
     try:
-        while pipeline.has_non_finished_requests():
-            pipeline.step()
+        while requests.unfinished:
+            requests.step()
+            requests.made()
     except RuntimeError as error:  # with logprobs asked for, it refuses logits that are not numbers
         raise RuntimeError(f"it makes no token, its weights may hold NaN ({_plain(error)})") from error
-    requests.made()
 
 
 def _config(values: dict[str, Any]) -> openvino_genai.GenerationConfig:

@@ -309,12 +309,17 @@ def test_a_closed_engine_says_so(exported: Exported, tiny_tokenizer: Any) -> Non
 
 @pytest.mark.parametrize("tokens", [6_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_64_streams_lose_repeat_and_cross_no_token(engine: OpenVinoEngine, tokens: int) -> None:
-    """Streams join when they like, some are closed on their way; what each gives is the beginning of its own answer."""
+    """Streams join when they like, some are closed on their way; what each gives is the beginning of its own answer.
+
+    Half of the prompts are beginnings of one text, so that they share what the cache holds.
+    """
     chance = random.Random(3)
     hows = [replace(GREEDY, max_new_tokens=100), replace(SAMPLED, max_new_tokens=100)]
-    asked = [
-        ([chance.randrange(5, 500) for _ in range(chance.randrange(1, 60))], how) for how in hows for _ in range(16)
-    ]
+    text = [chance.randrange(5, 500) for _ in range(60)]
+    lengths = [chance.randrange(1, 60) for _ in range(16)]
+    prompts = [text[:length] for length in lengths[:8]]
+    prompts += [[chance.randrange(5, 500) for _ in range(length)] for length in lengths[8:]]
+    asked = [(prompt, how) for how in hows for prompt in prompts]
     expected = [list(engine.stream(prompt, how)) for prompt, how in asked]
     given, lock = Counter[str](), threading.Lock()
 
