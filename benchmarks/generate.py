@@ -204,14 +204,14 @@ def _measured(arguments: argparse.Namespace, selected: dict[str, Method], work: 
     return int(any("error" in sample for taken in samples.values() for sample in taken))
 
 
-def prepare(arguments: argparse.Namespace, selected: dict[str, Method], work: Path) -> Inputs:
+def prepare(arguments: argparse.Namespace, selected: dict[str, Method], work: Path, singles: int = 2) -> Inputs:
     """Checkpoint, prompts, exports: made where they are not there yet. Raises NeuralbotError."""
     model, texts = work / f"{arguments.shape if not arguments.quick else 'tiny'}", work / "prompts.json"
     threads = arguments.threads or hardware.plan(hardware.probe()).threads
     model.mkdir(parents=True, exist_ok=True)
     _, vocabulary = rows.write_tokenizer(modeling.local_folder(modeling.SEEDLING, weights=False), model)
     size = {"length": 64, "system": 200} if arguments.quick else {"length": _PROMPT_TOKENS, "system": _SYSTEM_TOKENS}
-    prompts.write(texts, modeling.load_tokenizer(str(model)), SHIPPED_ROWS, many=_MANY, **size)
+    prompts.write(texts, modeling.load_tokenizer(str(model)), SHIPPED_ROWS, many=_MANY, singles=singles, **size)
     inputs = Inputs(work, model, texts, threads, {}, {})
     if not (model / "model.safetensors.index.json").is_file():
         _child(

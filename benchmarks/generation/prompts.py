@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 _QUESTIONS = ("What is the opposite of hot?", "Sort these words: pear, cat.")
 
 
-def write(path: Path, tokenizer: PreTrainedTokenizerBase, rows: Path, *, length: int, system: int, many: int) -> None:
+def write(
+    path: Path, tokenizer: PreTrainedTokenizerBase, rows: Path, *, length: int, system: int, many: int, singles: int = 2
+) -> None:
     """length: tokens of a prompt with its template. system: tokens of the system prompt's text. Raises UsageError."""
     ensure_chat_template(tokenizer, "chat")
     text = " ".join(f"{row['instruction']} {row['input']} {row['output']}" for row in _rows(rows))
-    singles = 2
     made = [_of_length(tokenizer, text, number, length) for number in range(1 + singles + many)]
     shared = _cut(text, system, lambda part: len(tokenizer(part, add_special_tokens=False)["input_ids"]))
     cold, warm = (_prompt(tokenizer, ["system", shared], ["user", question]) for question in _QUESTIONS)
