@@ -32,6 +32,7 @@ from neuralbot.training.records import write_json
 RESULT = generate.RESULTS / "paired.json"
 PAIR = ("neuralbot", "genai")
 _NEW_TOKENS, _MANY_TOKENS, _STREAMS = 64, 48, 8
+_MEASURES = ("prefill", "decode", "many")
 _SAMPLES = 10_000
 
 
@@ -78,7 +79,29 @@ def _measured(arguments: argparse.Namespace, work: Path) -> int:
 
 def _interval(own: Mapping[str, Any]) -> str:
     low, high = own["interval"]
-    return f"{own['ratio']:.3f} ({low:.3f} to {high:.3f})"
+    return f"{own['ratio']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> str:
+    """The Markdown between the markers: a row for each precision, then how it was measured."""
+    (result,) = results
+    settings, machine = result["settings"], result["hardware"]
+    rows = [
+        f"| {kept} | {' | '.join(_interval(found[name]) for name in _MEASURES)} |"
+        for kept, found in result["precisions"].items()
+    ]
+    return "\n".join(
+        [
+            f"| weights | prefill | decode | {_STREAMS} streams |",
+            "|---|---:|---:|---:|",
+            *rows,
+            "",
+            f"neuralbot's chatbot over OpenVINO GenAI alone with the same settings: medians of the ratios of "
+            f"{settings['pairs']} pairs of prompts of {settings['prompt_tokens']} tokens ({settings['many_pairs']} "
+            f"pairs of {_STREAMS} streams), 95 % intervals by bootstrap over the pairs; {result['shape']['name']}, "
+            f"{machine['cpu']} ({machine['isa']}), {result['threads']} threads (`python -m benchmarks.paired`).",
+        ]
+    )
 
 
 Programs = dict[str, subprocess.Popen[str]]
@@ -130,9 +153,7 @@ def _asked(program: subprocess.Popen[str], places: list[int], count: int) -> lis
 
 def _pairs(programs: Programs, pairs: int, many_pairs: int, prompt_tokens: int) -> dict[str, Any]:
     """Measure -> the rates of both by turns, in tokens per second, and what came of them."""
-    rates: dict[str, dict[str, list[float]]] = {
-        name: {who: [] for who in PAIR} for name in ("prefill", "decode", "many")
-    }
+    rates: dict[str, dict[str, list[float]]] = {name: {who: [] for who in PAIR} for name in _MEASURES}
     for number in range(pairs):
         for who in _order(number):
             [times] = _asked(programs[who], [number], _NEW_TOKENS)
@@ -143,7 +164,7 @@ def _pairs(programs: Programs, pairs: int, many_pairs: int, prompt_tokens: int) 
             places = list(range(pairs, pairs + _STREAMS))
             streams = [Stream(times=times) for times in _asked(programs[who], places, _MANY_TOKENS)]
             rates["many"][who].append(rate_together(streams) or float("nan"))
-    return {name: compared(own["neuralbot"], own["genai"]) for name, own in rates.items() if own["genai"]}
+    return {name: compared(own["neuralbot"], own["genai"]) for name, own in rates.items()}
 
 
 def _order(number: int) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import activation_groups, engines, generate_table, large_data, prompt_lookup, speed_table
+from benchmarks import activation_groups, engines, generate_table, large_data, paired, prompt_lookup, speed_table
 from neuralbot.errors import NeuralbotError, RunFolderError, UsageError
 from neuralbot.training.records import read_json, write_json, write_text
 from neuralbot.training.run_folder import MANIFEST, RESULTS
@@ -73,13 +73,14 @@ TABLES: dict[str, tuple[str, Callable[[Sequence[Mapping[str, Any]]], str]]] = {
     "engines": ("engines.json", engines.table),
     "answering": ("generate.json", generate_table.sentence),
     "generate": ("generate.json", generate_table.table),
+    "paired": ("paired.json", paired.table),
     "lookup": ("prompt-lookup.json", prompt_lookup.table),
     "groups": ("activation-groups.json", activation_groups.sentence),
 }
 PAGES = {
     "README.md": ("results", "speed", "large", "answering"),
     "docs/itrex.md": ("engines",),
-    "docs/openvino.md": ("generate", "groups", "lookup"),
+    "docs/openvino.md": ("generate", "paired", "groups", "lookup"),
 }
 
 

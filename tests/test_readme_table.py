@@ -19,13 +19,21 @@ ENGINES = {
     }
 }
 ANSWERING = "<!-- answering:begin -->\n<!-- answering:end -->\n"
-OPENVINO = "".join(f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in ("generate", "groups", "lookup"))
+OPENVINO = "".join(
+    f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in ("generate", "paired", "groups", "lookup")
+)
 GROUPS = {"rows": 480, "losses": {"int8": {"0": 0.1124, "32": 0.1138, "128": 0.11231}}}
 LOOKUP = {
     "settings": {"questions": 60, "rounds": 3},
     "hardware": {"cpu": "AMD EPYC", "isa": "avx512_bf16"},
     "tasks": {"summarization": {"tokens": 1055, "speedup": 1.2}},
 }
+RATIO = {"ratio": 0.981, "interval": [0.972, 0.994]}
+PAIRED = {
+    "shape": {"name": "llama-1.1b"}, "hardware": {"cpu": "AMD EPYC", "isa": "avx512_bf16"}, "threads": 2,
+    "settings": {"pairs": 12, "many_pairs": 6, "prompt_tokens": 512},
+    "precisions": {"int8": {"prefill": RATIO, "decode": RATIO, "many": RATIO}},
+}  # fmt: skip
 LARGE = "<!-- large:begin -->\n<!-- large:end -->\n"
 RESULTS = "<!-- results:begin -->\n<!-- results:end -->\n"
 README = f"# neuralbot\n\ntext above\n\n{RESULTS}\n{SPEED}{ANSWERING}{LARGE}text below é\n"
@@ -95,6 +103,7 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "docs").mkdir()
     (tmp_path / "results" / "prompt-lookup.json").write_text(json.dumps(LOOKUP))
     (tmp_path / "results" / "activation-groups.json").write_text(json.dumps(GROUPS))
+    (tmp_path / "results" / "paired.json").write_text(json.dumps(PAIRED))
     (tmp_path / "docs" / "openvino.md").write_text(OPENVINO)
     (tmp_path / "docs" / "itrex.md").write_text("<!-- engines:begin -->\n<!-- engines:end -->\n")
     return tmp_path
@@ -167,6 +176,7 @@ def test_answering_beside_other_ways(place: Path) -> None:
     assert "openvino-int8 vnni; torch 2.13.0." in page
     assert "Not measured: itrex (no environment)." in page
     assert "0.1138 in OpenVINO's groups of 32, 0.1123 in neuralbot's of 128" in page
+    assert "| int8 | 0.98 (0.97 to 0.99) | 0.98 (0.97 to 0.99) | 0.98 (0.97 to 0.99) |" in page
     assert "| summarization | 1055 | 1.20 times as fast |" in page
     readme = (place / "README.md").read_text()
     assert "llama-1.1b in int8 reads 440 and writes 31.4 tokens a second, 177 for 8 chats at once" in readme
