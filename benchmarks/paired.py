@@ -3,9 +3,10 @@
     python -m benchmarks.paired --work FOLDER
 
 Both are loaded at once, and each prompt goes to one and then to the other, the first of them by turns, so that both
-meet the same minute of the machine: where its memory's speed swings by a third, medians of rounds say little. What
-counts is the median of the ratios of such pairs. The checkpoint is that of `python -m benchmarks.generate`; the form of
-the result file is in benchmarks/results/README.md.
+meet the same minute of the machine: where its memory's speed swings by a third, medians of rounds say little. And both
+are loaded several times, for one process may stay some percent slower than the next: by where its weights came to lie.
+What counts is the median of the ratios of all pairs. The checkpoint is that of `python -m benchmarks.generate`; the
+form of the result file is in benchmarks/results/README.md.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--shape", choices=generate.SHAPES, default="llama-1.1b", help="size of the model (default: %(default)s)")
     add("--kept", default=",".join(generate.KEPT), metavar="A,B", help="precisions (default: %(default)s)")
-    add("--pairs", type=int, default=12, help="single prompts of each precision (default: %(default)s)")
-    add("--many-pairs", type=int, default=6, help=f"rounds of {_STREAMS} streams at once (default: %(default)s)")
+    add("--loads", type=int, default=6, help="of both, for each precision (default: %(default)s)")
+    add("--pairs", type=int, default=3, help="single prompts of each load (default: %(default)s)")
+    add("--many-pairs", type=int, default=1, help=f"{_STREAMS} streams at once, of each load (default: %(default)s)")
     add("--threads", type=int, help="default: one for each core that may be used")
     add("--work", type=Path, metavar="FOLDER", help="keep checkpoint and exports here (default: nothing is kept)")
     add("--quick", action="store_true", help="a tiny model and short prompts, to see that all of it runs")
@@ -66,11 +69,11 @@ def _measured(arguments: argparse.Namespace, work: Path) -> int:
     named = {f"{who}-{kept}": generate.METHODS[f"{who}-{kept}"] for kept in arguments.kept.split(",") for who in PAIR}
     inputs = generate.prepare(arguments, named, work, singles=arguments.pairs)
     content = generate.facts(arguments, named, inputs) | {"precisions": {}}
-    content["settings"] |= {"pairs": arguments.pairs, "many_pairs": arguments.many_pairs}
+    settings = content["settings"]
+    settings |= {"loads": arguments.loads, "pairs": arguments.pairs, "many_pairs": arguments.many_pairs}
     for kept in arguments.kept.split(","):
-        with _loaded(inputs, kept) as programs:
-            found = _pairs(programs, arguments.pairs, arguments.many_pairs, content["settings"]["prompt_tokens"])
-        content["precisions"][kept] = found
+        loads = [_pairs(inputs, kept, number, settings) for number in range(arguments.loads)]
+        content["precisions"][kept] = found = {name: compared([own[name] for own in loads]) for name in _MEASURES}
         write_json(arguments.output, content)
         print(kept, ", ".join(f"{name} {_interval(own)}" for name, own in found.items()), flush=True)
     print(arguments.output)
@@ -97,8 +100,9 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
             *rows,
             "",
             f"neuralbot's chatbot over OpenVINO GenAI alone with the same settings: medians of the ratios of "
-            f"{settings['pairs']} pairs of prompts of {settings['prompt_tokens']} tokens ({settings['many_pairs']} "
-            f"pairs of {_STREAMS} streams), 95 % intervals by bootstrap over the pairs; {result['shape']['name']}, "
+            f"{settings['loads']} x {settings['pairs']} pairs of prompts of {settings['prompt_tokens']} tokens "
+            f"({settings['loads']} x {settings['many_pairs']} pairs of {_STREAMS} streams), both loaded "
+            f"{settings['loads']} times; 95 % intervals by bootstrap over the loads. {result['shape']['name']}, "
             f"{machine['cpu']} ({machine['isa']}), {result['threads']} threads (`python -m benchmarks.paired`).",
         ]
     )
@@ -108,10 +112,10 @@ Programs = dict[str, subprocess.Popen[str]]
 
 
 @contextmanager
-def _loaded(inputs: generate.Inputs, kept: str) -> Iterator[Programs]:
+def _loaded(inputs: generate.Inputs, kept: str, order: Sequence[str]) -> Iterator[Programs]:
     programs: Programs = {}
     try:
-        for who in PAIR:
+        for who in order:
             programs[who] = _started(inputs, generate.METHODS[f"{who}-{kept}"], who)
             _answer(programs[who])
         yield programs
@@ -151,36 +155,40 @@ def _asked(program: subprocess.Popen[str], places: list[int], count: int) -> lis
     return _answer(program)
 
 
-def _pairs(programs: Programs, pairs: int, many_pairs: int, prompt_tokens: int) -> dict[str, Any]:
-    """Measure -> the rates of both by turns, in tokens per second, and what came of them."""
-    rates: dict[str, dict[str, list[float]]] = {name: {who: [] for who in PAIR} for name in _MEASURES}
-    for number in range(pairs):
-        for who in _order(number):
-            [times] = _asked(programs[who], [number], _NEW_TOKENS)
-            rates["prefill"][who].append(prompt_tokens / times[0])
-            rates["decode"][who].append((len(times) - 1) / (times[-1] - times[0]))
-    for number in range(many_pairs):
-        for who in _order(number):
-            places = list(range(pairs, pairs + _STREAMS))
-            streams = [Stream(times=times) for times in _asked(programs[who], places, _MANY_TOKENS)]
-            rates["many"][who].append(rate_together(streams) or float("nan"))
-    return {name: compared(own["neuralbot"], own["genai"]) for name, own in rates.items()}
+Rates = dict[str, list[float]]
+
+
+def _pairs(inputs: generate.Inputs, kept: str, load: int, settings: Mapping[str, Any]) -> dict[str, Rates]:
+    """Measure -> the rates of both by turns, in tokens per second, of one load."""
+    rates: dict[str, Rates] = {name: {who: [] for who in PAIR} for name in _MEASURES}
+    many = list(range(settings["pairs"], settings["pairs"] + _STREAMS))
+    with _loaded(inputs, kept, _order(load)) as programs:
+        for number in range(settings["pairs"]):
+            for who in _order(number + load):
+                [times] = _asked(programs[who], [number], _NEW_TOKENS)
+                rates["prefill"][who].append(settings["prompt_tokens"] / times[0])
+                rates["decode"][who].append((len(times) - 1) / (times[-1] - times[0]))
+        for number in range(settings["many_pairs"]):
+            for who in _order(number + load):
+                streams = [Stream(times=times) for times in _asked(programs[who], many, _MANY_TOKENS)]
+                rates["many"][who].append(rate_together(streams) or float("nan"))
+    return rates
 
 
 def _order(number: int) -> tuple[str, ...]:
     return PAIR[:: -1 if number % 2 else 1]
 
 
-def compared(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
-    """The median of the ratios of the pairs, with its 95 % interval by bootstrap over the pairs."""
-    ratios = [own / other for own, other in zip(ours, theirs, strict=True)]
+def compared(loads: Sequence[Rates]) -> dict[str, Any]:
+    """The median of the ratios of the pairs, with its 95 % interval by bootstrap over the loads."""
+    ratios = [[own / other for own, other in zip(*(rates[who] for who in PAIR), strict=True)] for rates in loads]
     chance = random.Random(0)
-    medians = sorted(statistics.median(chance.choices(ratios, k=len(ratios))) for _ in range(_SAMPLES))
+    drawn = (chance.choices(ratios, k=len(ratios)) for _ in range(_SAMPLES))
+    medians = sorted(statistics.median(chain.from_iterable(load)) for load in drawn)
     return {
-        "ratio": round(statistics.median(ratios), 4),
+        "ratio": round(statistics.median(chain.from_iterable(ratios)), 4),
         "interval": [round(medians[int(_SAMPLES * share)], 4) for share in (0.025, 0.975)],
-        "neuralbot": [round(rate, 3) for rate in ours],
-        "genai": [round(rate, 3) for rate in theirs],
+        **{who: [[round(rate, 3) for rate in rates[who]] for rates in loads] for who in PAIR},
     }
 
 

@@ -17,23 +17,32 @@ def test_both_are_asked_by_turns(tmp_path: Path, request: pytest.FixtureRequest)
         pytest.skip(f"{name} is not installed")
     cache: Any = request.config.cache
     output, work = tmp_path / "result.json", str(cache.mkdir("generate-benchmark"))
-    quick = ["--quick", "--kept", "int8", "--pairs", "3", "--many-pairs", "1", "--threads", "1"]
+    quick = ["--quick", "--kept", "int8", "--loads", "1", "--pairs", "3", "--threads", "1"]
     assert paired.main([*quick, "--work", work, "--output", str(output)]) == 0
     content = json.loads(output.read_text())
     assert content["settings"]["pairs"] == 3
     for name, count in (("prefill", 3), ("decode", 3), ("many", 1)):
         found = content["precisions"]["int8"][name]
-        assert len(found["neuralbot"]) == len(found["genai"]) == count
-        assert all(rate > 0 for rate in found["neuralbot"] + found["genai"])
+        [ours], [raw] = found["neuralbot"], found["genai"]
+        assert len(ours) == len(raw) == count
+        assert all(rate > 0 for rate in ours + raw)
     readme = (paired.generate.RESULTS / "README.md").read_text()
     assert not [key for key in (*content, *found) if f"`{key}`" not in readme]
 
 
+def rates(ours: list[float], raw: list[float]) -> paired.Rates:
+    return {"neuralbot": ours, "genai": raw}
+
+
 def test_the_ratio_is_that_of_pairs_not_of_medians() -> None:
     swinging = [10.0, 20.0, 30.0, 20.0, 10.0]
-    found = paired.compared([rate * 0.9 for rate in swinging], swinging)
+    found = paired.compared([rates([rate * 0.9 for rate in swinging], swinging)])
     assert found["ratio"] == 0.9
     assert found["interval"] == [0.9, 0.9]
-    low, high = paired.compared([8.0, 10.0, 12.0], [10.0, 10.0, 10.0])["interval"]
-    assert low < 1.0 < high
+
+
+def test_the_interval_is_that_of_loads() -> None:
+    """However many pairs one load has: they all share where its weights lie."""
+    loads = [rates([rate] * 9, [10.0] * 9) for rate in (9.0, 10.0, 11.0)]
+    assert paired.compared(loads)["interval"] == [0.9, 1.1]
     assert paired._order(0) == ("neuralbot", "genai") and paired._order(1) == ("genai", "neuralbot")

@@ -31,7 +31,7 @@ LOOKUP = {
 RATIO = {"ratio": 0.981, "interval": [0.972, 0.994]}
 PAIRED = {
     "shape": {"name": "llama-1.1b"}, "hardware": {"cpu": "AMD EPYC", "isa": "avx512_bf16"}, "threads": 2,
-    "settings": {"pairs": 12, "many_pairs": 6, "prompt_tokens": 512},
+    "settings": {"loads": 6, "pairs": 3, "many_pairs": 1, "prompt_tokens": 512},
     "precisions": {"int8": {"prefill": RATIO, "decode": RATIO, "many": RATIO}},
 }  # fmt: skip
 LARGE = "<!-- large:begin -->\n<!-- large:end -->\n"
