@@ -14,8 +14,8 @@ from neuralbot.hardware import cpu_flags
 
 SCRIPT = """
 import json, torch
+from neuralbot import kernels  # before transformers is imported: see neuralbot/text_only.py
 from tests.training.test_packed_model import model, rows
-from neuralbot import kernels
 from neuralbot.data.packing import pack
 from neuralbot.kernels.frozen import can_prepack
 from neuralbot.kernels.quantized import quantizer
