@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,16 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread_stays() -> Iterator[None]:
+    """A run in the tests' process would take all cores. Overridden where the models are not that small."""
+    from neuralbot import hardware
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hardware.Plan, "apply", lambda plan: None)
+        yield
 
 
 @pytest.fixture(scope="session")
