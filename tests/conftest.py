@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,16 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread_stays() -> Iterator[None]:
+    """A run in the tests' process would take all cores. Overridden where the models are not that small."""
+    from neuralbot import hardware
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hardware.Plan, "apply", lambda plan: None)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -102,6 +113,16 @@ def base(tiny_model: Any, tiny_tokenizer: Any, tmp_path_factory: pytest.TempPath
     folder = tmp_path_factory.mktemp("base")
     tiny_model.save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_model: Any, tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model as a run leaves it: greedy answers of 5 tokens. One for all: an export of it takes 10 s."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_model.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    (folder / "serving.json").write_text('{"max_new_tokens": 5, "do_sample": false}')
     return folder
 
 

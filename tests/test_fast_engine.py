@@ -28,15 +28,6 @@ from neuralbot.precision import Exported, for_openvino
 from neuralbot.transformers import BitsAndBytesConfig, MixedPrecisionConfig, RtnConfig
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any, tiny_tokenizer: Any) -> Path:
-    folder = tmp_path_factory.mktemp("tiny")
-    tiny_model.save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    (folder / "serving.json").write_text('{"max_new_tokens": 5, "do_sample": false}')
-    return folder
-
-
 @pytest.fixture
 def installed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if (name := export.missing()) is not None:
@@ -47,12 +38,12 @@ def installed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def build(run: Path) -> Iterator[Any]:
+def build(tiny_folder: Path) -> Iterator[Any]:
     engines: list[Any] = []
 
     def built(**settings: Any) -> chat_engine.LoadedEngine:
         settings.setdefault("optimization_config", MixedPrecisionConfig("float32"))
-        loaded = chat_engine.load(PipelineConfig(**{"model_name_or_path": str(run)} | settings))
+        loaded = chat_engine.load(PipelineConfig(**{"model_name_or_path": str(tiny_folder)} | settings))
         engines.append(loaded.engine)
         return loaded
 
@@ -192,11 +183,11 @@ def test_a_damaged_export_is_made_anew_and_told(
 
 @pytest.mark.usefixtures("installed")
 def test_adapters_that_learned_a_prompt_are_left_to_the_torch_engine(
-    run: Path, tmp_path: Path, tiny_model: Any, build: Any
+    tiny_folder: Path, tmp_path: Path, tiny_model: Any, build: Any
 ) -> None:
     from peft import PrefixTuningConfig, get_peft_model
 
-    base = type(tiny_model).from_pretrained(run)
+    base = type(tiny_model).from_pretrained(tiny_folder)
     get_peft_model(base, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)).save_pretrained(tmp_path)
     loaded = build(loading_config=LoadingModelConfig(peft_path=str(tmp_path)))
     assert isinstance(loaded.engine, TorchEngine)
@@ -235,22 +226,26 @@ except Exception as own:
 
 
 @pytest.mark.usefixtures("installed")
-def test_the_draft_has_to_have_the_same_vocabulary(build: Any, run: Path) -> None:
+def test_the_draft_has_to_have_the_same_vocabulary(build: Any, tiny_folder: Path) -> None:
     with pytest.raises(ModelError, match="has another vocabulary than"):
         build(assistant_model="seedling")
-    assert build(assistant_model=str(run)).engine._mode == "draft"
+    assert build(assistant_model=str(tiny_folder)).engine._mode == "draft"
 
 
 @pytest.mark.usefixtures("installed")
-def test_tokens_are_guessed_from_the_prompt_where_that_gains(build: Any, run: Path, tmp_path: Path) -> None:
+def test_tokens_are_guessed_from_the_prompt_where_that_gains(
+    build: Any, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def mode(**settings: Any) -> str:
         found: str = build(**settings).engine._mode
         return found
 
     assert (mode(), mode(task="summarization"), mode(task="chat")) == ("plain", "lookup", "plain")
     assert mode(task="summarization", prompt_lookup=False) == "plain"
-    tuned = Path(shutil.copytree(run, tmp_path / "run"))
+    tuned = Path(shutil.copytree(tiny_folder, tmp_path / "run"))
     (tuned / "manifest.json").write_text('{"task": "summarization"}')
+    export_of = export.key  # the weights are the same: they need not be exported again
+    monkeypatch.setattr(export, "key", lambda spec: export_of(replace(spec, source=str(tiny_folder))))
     assert mode(model_name_or_path=str(tuned)) == "lookup"
     assert mode(model_name_or_path=str(tuned), task="completion") == "plain"
 
@@ -292,13 +287,13 @@ def test_a_reply_has_the_probabilities_of_its_tokens(build: Any, prompt_lookup: 
 
 @pytest.mark.usefixtures("installed")
 def test_an_exported_folder_is_served_as_it_is(
-    run: Path, tmp_path: Path, build: Any, monkeypatch: pytest.MonkeyPatch
+    tiny_folder: Path, tmp_path: Path, build: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from neuralbot import cli
     from neuralbot.chatbot import Chatbot
 
     folder = tmp_path / "exported"
-    assert cli.main(["export", str(run), "--precision", "fp32", "--output", str(folder)]) == 0
+    assert cli.main(["export", str(tiny_folder), "--precision", "fp32", "--output", str(folder)]) == 0
     asked: Any = {"model_name_or_path": str(folder), "optimization_config": None}
     with monkeypatch.context() as patch:
         patch.setattr(export, "_made", None)  # nothing is exported again
@@ -312,7 +307,7 @@ def test_an_exported_folder_is_served_as_it_is(
     for other, message in (
         ({"engine": "torch"}, "is exported for OpenVINO, and only that engine answers with it"),
         ({"optimization_config": RtnConfig(bits=8)}, "is exported in fp32, not in int8"),
-        ({"loading_config": LoadingModelConfig(peft_path=str(run))}, "cannot go on top"),
+        ({"loading_config": LoadingModelConfig(peft_path=str(tiny_folder))}, "cannot go on top"),
     ):
         with pytest.raises(ModelError, match=message):
             build(**asked | other)

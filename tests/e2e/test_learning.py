@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from neuralbot import MixedPrecisionConfig, PipelineConfig, build_chatbot, finetune, hardware, recipe
+from neuralbot import MixedPrecisionConfig, PipelineConfig, build_chatbot, finetune, recipe
 
 
-@pytest.fixture(autouse=True)
-def all_threads(one_thread: None) -> None:
-    hardware.plan(hardware.probe()).apply()
+@pytest.fixture(scope="module", autouse=True)
+def one_thread_stays() -> None:
+    """It does not: these runs take all cores."""
 
 
 def shortened(name: str, folder: Path, *overrides: str) -> finetune.FinetuneResult:

@@ -9,19 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
-
     from neuralbot.engines.openvino_engine import Exported
-
-
-@pytest.fixture(scope="session")
-def tiny_folder(
-    tiny_model: LlamaForCausalLM, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    folder = tmp_path_factory.mktemp("tiny")
-    tiny_model.save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import ModuleType
 
 import pytest
 import torch
@@ -46,9 +47,9 @@ def test_a_batch_gives_what_the_library_gives_for_each_row(tiny_model: PreTraine
     assert sum(one.targets for one in found) > 1000
 
 
-def test_the_perplexity_is_torchmetrics_s(tiny_model: PreTrainedModel, rows: list[Encoded]) -> None:
-    from torchmetrics.functional.text import perplexity
-
+def test_the_perplexity_is_torchmetrics_s(
+    tiny_model: PreTrainedModel, rows: list[Encoded], torchmetrics_text: ModuleType
+) -> None:
     for row, one in zip(rows[:100], likelihoods(tiny_model, rows[:100], batch_size=8), strict=True):
         if not one.targets:
             continue
@@ -56,7 +57,7 @@ def test_the_perplexity_is_torchmetrics_s(tiny_model: PreTrainedModel, rows: lis
         wanted = torch.where(torch.tensor([row.target_mask]), ids, -100)
         with torch.inference_mode():
             logits = tiny_model(ids).logits
-        library = float(perplexity(logits[:, :-1], wanted[:, 1:], ignore_index=-100))
+        library = float(torchmetrics_text.perplexity(logits[:, :-1], wanted[:, 1:], ignore_index=-100))
         assert torch.tensor(-one.log_probability / one.targets).exp().item() == pytest.approx(library, rel=1e-3)
 
 

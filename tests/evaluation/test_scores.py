@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -137,12 +138,10 @@ def test_the_pairs_hold_every_kind() -> None:
     assert max(len(left) for left, _ in PAIRS) > 1000
 
 
-def test_f1_and_exact_match_are_squad_s() -> None:
-    from torchmetrics.functional.text import squad
-
+def test_f1_and_exact_match_are_squad_s(torchmetrics_text: ModuleType) -> None:
     found = scores.squad(*columns(PAIRS))
     for place, (answer, reference) in enumerate(PAIRS):
-        library = squad(
+        library = torchmetrics_text.squad(
             {"prediction_text": answer, "id": "1"}, {"answers": {"answer_start": [0], "text": [reference]}, "id": "1"}
         )
         assert found["f1"][place] == pytest.approx(float(library["f1"]) / 100, abs=1e-6), (answer, reference)

@@ -175,10 +175,12 @@ def finetune_model(config):
 def test_what_the_package_swallows_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "site" / "intel_extension_for_transformers" / "neural_chat"
     package.mkdir(parents=True)
-    for name, text in (("../__init__.py", ""), ("__init__.py", ""), ("config.py", FAKE), ("chatbot.py", FAKE)):
+    first = "import neuralbot"  # hides a torchvision that breaks transformers; in the genuine environment there is none
+    for name, text in (("../__init__.py", first), ("__init__.py", ""), ("config.py", FAKE), ("chatbot.py", FAKE)):
         (package / name).write_text(text)
+    path = f"{tmp_path / 'site'}:{Path(__file__).parents[2]}"
     monkeypatch.setattr(environment, "python", lambda: Path(sys.executable))
-    monkeypatch.setattr(process, "_variables", lambda: {"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin"})
+    monkeypatch.setattr(process, "_variables", lambda: {"PYTHONPATH": path, "PATH": "/usr/bin"})
     made = {"do": "finetune", "model": {}, "data": {}, "training": {"output_dir": str(tmp_path)}, "finetuning": {}}
     log = tmp_path / "itrex.log"
     with pytest.raises(ModelError, match=r"without having trained; Exception: no rows at all; more is in .*itrex\.log"):

@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from neuralbot import cli, finetune, hardware, recipe
+from neuralbot import cli, finetune, recipe
 from neuralbot.errors import DataError, TrialFailed
 from neuralbot.training.trainer import Trainer
 from neuralbot.trial import command, learning, serving
@@ -37,12 +37,6 @@ def base(tiny_model: Any, tiny_tokenizer: Any, tmp_path_factory: pytest.TempPath
     model.save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def one_thread_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run takes all cores, with which so small a model is slower."""
-    monkeypatch.setattr(hardware.Plan, "apply", lambda plan: None)
 
 
 @pytest.fixture(autouse=True)
