@@ -49,7 +49,7 @@ def start(model: str, settings: Settings, options: argparse.Namespace, known: ke
             raise ResourceError(f"the server needs {name}: {INSTALL}")
     _require_safe(settings, known)
     chatbot = _load(model, options)
-    logs.set_up()
+    logs.set_up(options.log_file)
 
     from neuralbot.server import running
     from neuralbot.server.app import Server
@@ -139,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     for name in _TLS:
         add(f"--{name.replace('_', '-')}", metavar="FILE" if name != "ssl_keyfile_password" else "TEXT", help="TLS")
+    add("--log-file", metavar="FILE", help="append the log to it (default: standard error)")
     add("--debug", action="store_true", help="show the traceback of an error")
     parser.set_defaults(**_environment(parser))
     return parser

@@ -8,6 +8,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from neuralbot.errors import UsageError
+
 access = logging.getLogger("neuralbot.server.access")
 
 
@@ -26,9 +28,12 @@ class JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
-def set_up() -> None:
-    """For the whole process; uvicorn's own lines too."""
-    handler = logging.StreamHandler(sys.stderr)
+def set_up(path: str | None = None) -> None:
+    """For the whole process; uvicorn's own lines too. path: of a file, instead of standard error. Raises UsageError."""
+    try:
+        handler = logging.StreamHandler(sys.stderr) if path is None else logging.FileHandler(path)
+    except OSError as error:
+        raise UsageError(f"--log-file {path} cannot be written: {error.strerror}") from error
     handler.setFormatter(JsonLines())
     for name, level in (("neuralbot", logging.INFO), ("uvicorn", logging.WARNING)):
         logger = logging.getLogger(name)
