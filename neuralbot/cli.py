@@ -27,6 +27,7 @@ FORWARDED: dict[str, tuple[str, str]] = {
     "export": ("neuralbot.export_commands", "write a run as one model, for the OpenVINO engine: neuralbot export RUN"),
     "cache": ("neuralbot.cache_commands", "the exported models that are kept: neuralbot cache list, cache prune"),
     "chat": ("neuralbot.terminal", "chat with a tuned model: neuralbot chat RUN"),
+    "serve": ("neuralbot.server.command", "answer clients of OpenAI, TGI and SageMaker: neuralbot serve RUN"),
     "itrex": ("neuralbot.itrex.commands", "the archived package itself, as an engine: neuralbot itrex setup"),
     "report": ("neuralbot.report.commands", "make the report of a run again: neuralbot report RUN"),
     "data": ("neuralbot.data_commands", "look at rows before training: neuralbot data preview RECIPE, data check FILE"),

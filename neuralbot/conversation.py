@@ -34,6 +34,7 @@ __all__ = [
     "encode",
     "encode_many",
     "encode_prompt",
+    "encode_text",
     "end_token",
     "ensure_chat_template",
     "fit_prompt",
@@ -114,20 +115,36 @@ def encode_many(
     for conversation, document, ids in zip(conversations, documents, encoded, strict=True):
         mask = [segment.target or train_on_inputs for segment, part in zip(document, ids, strict=True) for _ in part]
         flat = [index for part in ids for index in part]
-        if conversation.is_plain_text and _writes_bos(tokenizer):
+        if conversation.is_plain_text and known.writes_bos:
             flat, mask = [tokenizer.bos_token_id, *flat], [train_on_inputs, *mask]
         rows.append(Encoded(flat, mask))
     return rows
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], tools: Sequence[Tool] = ()) -> list[int]:
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], tools: Sequence[Tool] = (), begun: str = ""
+) -> list[int]:
     """Ids of the turns and the opening of the assistant's turn: what a model is asked with.
 
-    Equal to the beginning of `encode`'s ids for the same turns and tools and any answer. Raises as `encode` does.
+    begun: how the answer begins, in the template's own words, such as the opening of a call. Without it equal to the
+    beginning of `encode`'s ids for the same turns and tools and any answer. Raises as `encode` does.
     """
     known = _known(tokenizer)
     segments, _ = known.template(tokenizer).segments(tokenizer, turns, tools, add_generation_prompt=True)
+    if begun:
+        segments = [*segments, Segment((Piece(begun, by_template=True),), target=True)]
     return [index for part in known.encoder.encode([segments])[0] for index in part]
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of a text that no template surrounds, behind the tokenizer's start token if it writes one.
+
+    Nothing in it becomes a control token. Raises ModelError if the tokenizer offers no way to that.
+    """
+    known = _known(tokenizer)
+    piece = Segment((Piece(text, by_template=False),), target=False)
+    start = [tokenizer.bos_token_id] if known.writes_bos else []
+    return [*start, *known.encoder.encode([[piece]])[0][0]]
 
 
 def end_token(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -197,6 +214,7 @@ class _Known:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.state = _state(tokenizer)
         self.encoder = SegmentEncoder(tokenizer)
+        self.writes_bos = _writes_bos(tokenizer)
         self._template: TemplateReader | None = None
 
     def template(self, tokenizer: PreTrainedTokenizerBase) -> TemplateReader:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Pieces(Protocol):
     """An iterator of text pieces that knows why it ended; closing it ends the work behind it."""
 
-    finish_reason: FinishReason | None
+    @property
+    def finish_reason(self) -> FinishReason | None: ...
 
     def __next__(self) -> str: ...
 

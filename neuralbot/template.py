@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _Shape = tuple[tuple[Role, bool, str | None], ...]  # of each turn: its role, whether it has an input, its blanks
 _Write = Callable[..., str]  # render with the tokenizer, the tools and the form of the arguments given
 
+_MOST_LAYOUTS = 1024
+
 # What templates do to a text; the first that explains what stands there is taken.
 _FORMS: tuple[Callable[[str], str], ...] = (
     str,
@@ -103,6 +105,8 @@ class TemplateReader:
         layout = self._layouts.get(key)
         placed = _placed(text, layout, contents) if layout else None
         if layout is None or placed is None:  # a new shape, or a template that writes the date
+            if len(self._layouts) >= _MOST_LAYOUTS:  # shapes come from outside, too
+                self._layouts.clear()
             layout = self._layouts[key] = self._measure(write, Marked(turns))
             placed = _placed(text, layout, contents)
         return _segments(layout, placed, text, contents)

@@ -1,9 +1,9 @@
 """Token ids -> pieces of text, while they come: nothing is taken back and nothing arrives in halves.
 
-Three parts, each testable alone: `Detokenizer` (ids -> settled text), `StopStrings` (holds back what may become a
-stop string, cuts at one) and `TextStream`, which joins them over an iterator of ids. The joined pieces equal
-decoding all ids at once and cutting at the first stop string. Pure Python: no tensors, no model, no tokenizer
-library; decoding is a function passed in. Special tokens are that function's business.
+Parts, each testable alone: `Detokenizer` (ids -> settled text), `StopStrings` (holds back what may become a stop
+string, cuts at one), `TextMaker`, which joins them for ids pushed in, and `TextStream`, over an iterator of ids. The
+joined pieces equal decoding all ids at once and cutting at the first stop string. Pure Python: no tensors, no model, no
+tokenizer library; decoding is a function passed in. Special tokens are that function's business.
 """
 
 from __future__ import annotations
@@ -116,12 +116,67 @@ class StopStrings:
         return length
 
 
-class TextStream:
-    """An iterator of text pieces over an iterator of ids; none of the pieces is empty.
+class TextMaker:
+    """Ids pushed in, the text of the answer out: detokenized, without its lead, cut at a stop string.
 
     `lead` is what the model may write before its answer and is not of it: cut off where it stands. `limit` is how many
-    ids may come at most: reaching it makes `finish_reason` "length". `finish_reason` is None until the stream has
-    ended. Closing it closes the iterator of ids, so that an engine can stop working.
+    ids may come at most: reaching it makes `finish_reason` "length". It is None until the answer has ended; `stopped`:
+    a stop string ended it.
+    """
+
+    def __init__(
+        self,
+        decode: Decode,
+        *,
+        lead: str = "",
+        stop: Sequence[str] = (),
+        limit: int | None = None,
+        byte_ids: frozenset[int] = frozenset(),
+    ) -> None:
+        self.finish_reason: FinishReason | None = None
+        self.token_count = 0
+        self.limit = limit
+        self._detokenizer = Detokenizer(decode, byte_ids)
+        self._lead = lead
+        self._head = ""  # text that may still become the lead
+        self._stop = StopStrings(stop)
+
+    @property
+    def stopped(self) -> bool:
+        return self._stop.hit
+
+    def push(self, token_id: int) -> str:
+        """The text that is certain with this token; often empty."""
+        self.token_count += 1
+        piece = self._stop.push(self._without_lead(self._detokenizer.push(token_id)))
+        if self._stop.hit:
+            self.finish_reason = "stop"
+        return piece
+
+    def finish(self) -> str:
+        """What is left when no more ids come."""
+        piece = self._stop.push(self._without_lead(self._detokenizer.finish(), is_last=True))
+        if not self._stop.hit:
+            piece += self._stop.finish()
+        full = self.limit is not None and self.token_count >= self.limit
+        self.finish_reason = "length" if full and not self._stop.hit else "stop"
+        return piece
+
+    def _without_lead(self, text: str, *, is_last: bool = False) -> str:
+        if not self._lead:
+            return text
+        self._head += text
+        if len(self._head) < len(self._lead) and self._lead.startswith(self._head) and not is_last:
+            return ""
+        answer = self._head.removeprefix(self._lead)
+        self._head = self._lead = ""
+        return answer
+
+
+class TextStream:
+    """An iterator of text pieces over an iterator of ids, made by a TextMaker; none of the pieces is empty.
+
+    Closing it closes the iterator of ids, so that an engine can stop working.
     """
 
     def __init__(
@@ -134,14 +189,16 @@ class TextStream:
         limit: int | None = None,
         byte_ids: frozenset[int] = frozenset(),
     ) -> None:
-        self.finish_reason: FinishReason | None = None
-        self.token_count = 0
         self._ids = iter(ids)
-        self._limit = limit
-        self._detokenizer = Detokenizer(decode, byte_ids)
-        self._lead = lead
-        self._head = ""  # text that may still become the lead
-        self._stop = StopStrings(stop)
+        self._maker = TextMaker(decode, lead=lead, stop=stop, limit=limit, byte_ids=byte_ids)
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        return self._maker.finish_reason
+
+    @property
+    def token_count(self) -> int:
+        return self._maker.token_count
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -155,31 +212,15 @@ class TextStream:
 
     def close(self) -> None:
         """Ends the stream early and the generation behind it."""
-        self.finish_reason = self.finish_reason or "stop"
+        self._maker.finish_reason = self.finish_reason or "stop"
         if close := getattr(self._ids, "close", None):
             close()
 
     def _next_piece(self) -> str:
         token_id = next(self._ids, None)
         if token_id is None:
-            piece = self._stop.push(self._without_lead(self._detokenizer.finish(), is_last=True))
-            if not self._stop.hit:
-                piece += self._stop.finish()
-            full = self._limit is not None and self.token_count >= self._limit
-            self.finish_reason = "length" if full and not self._stop.hit else "stop"
-            return piece
-        self.token_count += 1
-        piece = self._stop.push(self._without_lead(self._detokenizer.push(token_id)))
-        if self._stop.hit:
+            return self._maker.finish()
+        piece = self._maker.push(token_id)
+        if self.finish_reason is not None:
             self.close()
         return piece
-
-    def _without_lead(self, text: str, *, is_last: bool = False) -> str:
-        if not self._lead:
-            return text
-        self._head += text
-        if len(self._head) < len(self._lead) and self._lead.startswith(self._head) and not is_last:
-            return ""
-        answer = self._head.removeprefix(self._lead)
-        self._head = self._lead = ""
-        return answer

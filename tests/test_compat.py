@@ -116,7 +116,7 @@ def test_the_old_names_are_there_in_compat_only() -> None:
         (f"{OLD}.transformers", "neuralbot.transformers"),
         (f"{OLD}.cli", None),
         (f"{OLD}.neural_chat.config.x", None),
-        (f"{OLD}.neural_chat.server.neuralchat_server", None),
+        (f"{OLD}.neural_chat.server.neuralchat_server", "neuralbot.neural_chat.server.neuralchat_server"),
     ],
 )
 def test_the_module_of_an_old_name(old: str, new: str | None) -> None:

@@ -37,7 +37,7 @@ def decode(
     answer = _Answer(_Reader(model), _Reader(assistant), prompt, sampling, end_ids)
     while budget > 0:
         for picked in answer.step(budget):
-            if picked[0] in end_ids:
+            if picked.token in end_ids:
                 return
             yield picked
             budget -= 1
@@ -53,9 +53,10 @@ class _Answer:
         self._end_ids = end_ids
         self._model = model
         self._assistant = assistant
-        self._picker = Picker(sampling, end_ids)
+        self._picker = Picker(sampling, end_ids, len(prompt))
         # The draft is worth most where it follows the same rules; what is forbidden is left to the large model.
-        self._drafter = Picker(replace(sampling, do_sample=False, num_return_sequences=1, bad_words_ids=None), end_ids)
+        rules = replace(sampling, do_sample=False, num_return_sequences=1, bad_words_ids=None, logit_bias=())
+        self._drafter = Picker(rules, end_ids, len(prompt))
         self._generator = generator(None if sampling.greedy else sampling.seed, model.device)
         self._length = FIRST_DRAFT
 
@@ -68,7 +69,7 @@ class _Answer:
         for row_V, drafted in zip(logits_TV, [*draft, None], strict=True):
             ids_BT = torch.tensor([self.ids], device=row_V.device)
             tokens += self._picker.pick(ids_BT, row_V[None], [self._generator])
-            self.ids.append(tokens[-1][0])
+            self.ids.append(tokens[-1].token)
             if self.ids[-1] != drafted:
                 break
         self._length = min(self._length + 2, LONGEST_DRAFT) if len(tokens) > len(draft) else max(self._length - 1, 1)
@@ -86,7 +87,7 @@ class _Answer:
             logits_BV = self._assistant.read(ids)[:, : self._model.vocabulary]
             check_numbers(logits_BV, "assistant_model")
             ids_BT = torch.tensor([ids], device=logits_BV.device)
-            draft += [token for token, _ in self._drafter.pick(ids_BT, logits_BV, [self._generator])]
+            draft += [picked.token for picked in self._drafter.pick(ids_BT, logits_BV, [self._generator])]
         return draft
 
 

@@ -2,7 +2,7 @@
 
 Many requests share each step, a prompt's known beginning is not computed again, and tokens may be guessed ahead: from
 the prompt itself (lookup) or by a smaller model (draft). It takes and gives token ids, as the torch engine does; a test
-holds the two together. What this engine cannot do (beams, forbidden words) is asked of the torch engine, and said.
+holds the two together. What this engine cannot do (see `_beyond`) is asked of the torch engine, and said.
 
 It does not export models (export), load tokenizers (chat_engine) or see text.
 """
@@ -77,7 +77,7 @@ class OpenVinoEngine:
         self._draft = draft
         self._make_reference = reference
         self._reference: Engine | None = None
-        self._lock = threading.Lock()
+        self._lock, self._reference_lock = threading.Lock(), threading.Lock()
         self._workers: dict[Mode, Worker] = {}
         self.close = weakref.finalize(self, _close, self._workers)
         self._worker(mode)
@@ -100,6 +100,16 @@ class OpenVinoEngine:
         answers = [self._answer(prompt, each) for prompt in prompts for each in several]
         return [list(answer) for answer in answers]
 
+    def score(self, ids: list[int], top: int = 0) -> Any:
+        """The probabilities of ids that are given, which GenAI does not tell; see `TorchEngine.score`."""
+        engine: Any = self._asked_of_reference("the probability of a given text")
+        return engine.score(ids, top)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still answer."""
+        return not any(worker.closed for worker in list(self._workers.values()))
+
     def _answer(self, prompt_ids: list[int], sampling: Sampling) -> Answer:
         check_prompt(prompt_ids, self.exported.vocabulary)
         budget = self._token_budget(len(prompt_ids), sampling.max_new_tokens)
@@ -118,7 +128,7 @@ class OpenVinoEngine:
     def _asked_of_reference(self, why: str) -> Engine:
         if self._make_reference is None:
             raise GenerationError(f"{why} is not offered by the OpenVINO engine")
-        with self._lock:
+        with self._reference_lock:
             if self._reference is None:
                 logger.warning("%s is not offered by the OpenVINO engine: the torch engine is loaded beside it", why)
                 self._reference = self._make_reference()
@@ -133,6 +143,7 @@ class Answer:
 
     def __init__(self, worker: Worker, request: Request, end_ids: frozenset[int]) -> None:
         self.logprobs: list[float] = []
+        self._request = request
         self._items = worker.submit(request).items
         self._end_ids = end_ids
         self._ready: list[tuple[int, float]] = []
@@ -152,6 +163,20 @@ class Answer:
             raise StopIteration
         self.logprobs.append(logprob)
         return token
+
+    def listen(self, ready: Callable[[], None]) -> None:
+        """From now on `ready` is called, from another thread, when `take` has something to give."""
+        self._request.on_item = ready
+        ready()
+
+    def take(self) -> tuple[list[int], bool]:
+        """The ids that are there, without waiting, and whether there will be no more."""
+        ids: list[int] = []
+        while self._ready or not self._items.empty():
+            if (token := next(self, None)) is None:
+                break
+            ids.append(token)
+        return ids, self._over
 
     def _fetch(self) -> None:
         item = None if self._over or not self.close.alive else self._items.get()
@@ -234,9 +259,9 @@ def _beyond(sampling: Sampling) -> str | None:
     """What this engine has not, in words."""
     if sampling.num_beams > 1:
         return f"num_beams={sampling.num_beams}"
-    if sampling.bad_words_ids:
-        return "bad_words_ids"
-    return None
+    # GenAI has penalties of these names, but adds them to logits below zero.
+    asked = ("bad_words_ids", "top_logprobs", "logit_bias", "presence_penalty", "frequency_penalty")
+    return next((name for name in asked if getattr(sampling, name)), None)
 
 
 def _later(seed: int | None, place: int) -> int | None:

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -45,9 +46,15 @@ class Request:
         self.values = values
         self.may_fail = may_fail
         self.items: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        self.on_item: Callable[[], None] | None = None  # called from another thread
         self.number = -1
         self._sent: list[int] = []
         self._repeated = 0
+
+    def put(self, item: Item) -> None:
+        self.items.put(item)
+        if self.on_item is not None:
+            self.on_item()
 
     @property
     def suspect(self) -> bool:
@@ -67,7 +74,7 @@ class Request:
         if fresh := ids[len(known) :]:
             self._sent += fresh
             self._repeated += len(fresh)
-            self.items.put((fresh, logprobs[len(known) :]))
+            self.put((fresh, logprobs[len(known) :]))
 
 
 class _Process:
@@ -127,8 +134,8 @@ class _Process:
 class Worker:
     """The process, a thread that writes to it and one that reads from it. settings: see openvino_process.
 
-    running: requests that the last step left unfinished. Raises Crash, ResourceError where the memory is too small,
-    and ModelError for what else OpenVINO cannot load.
+    running: requests that the last step left unfinished. closed: it answers no more. Raises Crash, ResourceError where
+    the memory is too small, and ModelError for what else OpenVINO cannot load.
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
@@ -137,7 +144,7 @@ class Worker:
         self._live: dict[int, Request] = {}
         self._numbers = itertools.count()
         self._lock = threading.Lock()
-        self._closed = False
+        self.closed = False
         # With the process that a line is for: what was meant for a dead one is not told to the next.
         self._outgoing: queue.SimpleQueue[tuple[_Process, str] | None] = queue.SimpleQueue()
         self._process = _Process(settings)
@@ -148,7 +155,7 @@ class Worker:
     def submit(self, request: Request) -> Request:
         """Lets it take part from the next step on. Raises GenerationError where the engine has ended."""
         with self._lock:
-            if self._closed:
+            if self.closed:
                 raise GenerationError("the engine is closed: build the chatbot anew")
             request.number = next(self._numbers)
             self._live[request.number] = request
@@ -159,14 +166,14 @@ class Worker:
         """From any thread, also while memory is collected: takes no lock. The step that runs is its last one."""
         if self._live.pop(request.number, None) is not None:
             self._tell([request.number])
-            request.items.put(None)
+            request.put(None)
 
     def close(self) -> None:
         """Ends the process after the step that runs; requests on their way fail."""
         with self._lock:
-            if self._closed:
+            if self.closed:
                 return
-            self._closed = True
+            self.closed = True
         self._outgoing.put(None)
         self._reader.join()
 
@@ -188,9 +195,9 @@ class Worker:
             logger.error("the engine ended: %s", error)
             reason = GenerationError(f"the engine ended: {error}; build the chatbot anew")
         with self._lock:
-            self._closed = True
+            self.closed = True
         while self._live:
-            self._live.popitem()[1].items.put(reason)
+            self._live.popitem()[1].put(reason)
 
     def _steps(self) -> str | None:
         """Passes on what each step gave, till the process ends. Why it did; None: as it was told to."""
@@ -207,7 +214,7 @@ class Worker:
         self.running = 0
         _, how = self._process.why_ended()
         with self._lock:
-            return None if self._closed else why or how
+            return None if self.closed else why or how
 
     def _pass_on(self, request: Request, ids: list[int], logprobs: list[float], state: str | None) -> None:
         try:
@@ -221,7 +228,7 @@ class Worker:
 
     def _finish(self, request: Request, last: NeuralbotError | None) -> None:
         if self._live.pop(request.number, None) is not None:
-            request.items.put(last)
+            request.put(last)
 
     def _recover(self, why: str) -> None:
         started = _Process(self._settings)
@@ -231,7 +238,7 @@ class Worker:
             for request in failed:
                 self._finish(request, refused(why))
             self._process = started
-            if self._closed:
+            if self.closed:
                 started.end()
             again = list(self._live.values())
             for request in again:

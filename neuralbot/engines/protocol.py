@@ -47,6 +47,10 @@ class Sampling:
     bad_words_ids: tuple[tuple[int, ...], ...] | None = None
     num_return_sequences: int = 1
     logprobs: bool = False  # those of the answer's tokens, of streams; see Answer of each engine
+    top_logprobs: int = 0  # with logprobs: those of so many of the likeliest tokens at each place
+    presence_penalty: float = 0.0  # taken from the logit of a token that the answer holds
+    frequency_penalty: float = 0.0  # the same, as often as it does
+    logit_bias: tuple[tuple[int, float], ...] = ()  # added to the logits of single tokens
     json_schema: str | None = None  # the answer is JSON of this form
     regex: str | None = None  # the answer matches it as a whole
 
@@ -99,11 +103,18 @@ class Sampling:
             self.bad_words_ids,
             "None or a tuple of tuples of token ids",
         )
+        _require_openai_values(self)
         _require(len(self.stop) <= MAX_STOP_STRINGS, "stop", f"{len(self.stop)} strings", f"at most {MAX_STOP_STRINGS}")
         _require_grammar(self.json_schema, self.regex)
-        formed = self.json_schema is not None or self.regex is not None or self.logprobs
-        if formed and (self.num_beams > 1 or self.bad_words_ids):
+        formed = self.json_schema is not None or self.regex is not None
+        if (formed or self.logprobs) and (self.num_beams > 1 or self.bad_words_ids):
             raise GenerationError("json_schema, regex and logprobs do not go with num_beams above 1 and bad_words_ids")
+        changed = self.logit_bias or self.presence_penalty or self.frequency_penalty
+        if (self.num_beams > 1 or formed) and (changed or self.top_logprobs):
+            raise GenerationError(
+                "top_logprobs, logit_bias, presence_penalty and frequency_penalty do not go with num_beams above 1, "
+                "json_schema and regex: leave out one of both"
+            )
 
     @property
     def greedy(self) -> bool:
@@ -210,6 +221,16 @@ def _require_grammar(json_schema: Any, regex: Any) -> None:
             read(text)
         except (ValueError, RecursionError, re.error) as error:
             raise GenerationError(f"{name}={text[:200]!r} cannot be used: {error}") from error
+
+
+def _require_openai_values(sampling: Sampling) -> None:
+    _require(_whole(sampling.top_logprobs, 0, 20), "top_logprobs", sampling.top_logprobs, "a whole number from 0 to 20")
+    _require(sampling.logprobs or not sampling.top_logprobs, "top_logprobs", sampling.top_logprobs, "logprobs=True")
+    for name in ("presence_penalty", "frequency_penalty"):
+        value = getattr(sampling, name)
+        _require(_real(value, -2, 2), name, value, "a number from -2 to 2")
+    fine = all(_whole(token, 0) and _real(bias, -100, 100) for token, bias in sampling.logit_bias)
+    _require(fine, "logit_bias", sampling.logit_bias, "pairs of a token id and a number from -100 to 100")
 
 
 def _real(value: Any, least: float, most: float) -> bool:

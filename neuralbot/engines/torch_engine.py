@@ -18,7 +18,7 @@ from torch import Tensor
 from neuralbot import modeling
 from neuralbot.engines import assisted
 from neuralbot.engines.forward import Forward
-from neuralbot.engines.picking import Picked, Picker, check_numbers, generator, random_seed
+from neuralbot.engines.picking import Picked, Picker, check_numbers, generator, random_seed, scored
 from neuralbot.engines.prompt_cache import PromptCache
 from neuralbot.engines.protocol import Sampling, TokenBudget, check_prompt, end_ids, token_budget
 from neuralbot.engines.virtual_tokens import VirtualTokens, without_adapter
@@ -83,38 +83,44 @@ class TorchEngine:
         prompts = [prompt for prompt in prompts for _ in range(sampling.num_return_sequences)]
         budgets = [self._budget(prompt, sampling) for prompt in prompts]
         answers: list[list[int]] = [[] for _ in prompts]
-        for row, (token, _) in self._decode(prompts, budgets, sampling) if prompts else ():
-            answers[row].append(token)
+        for row, picked in self._decode(prompts, budgets, sampling) if prompts else ():
+            answers[row].append(picked.token)
         return answers
 
     @torch.inference_mode()
-    def logprobs(self, ids: list[int]) -> list[float]:
-        """The logarithmic probability of each id behind the first, given those before it: of a prompt and its answer.
+    def score(self, ids: list[int], top: int = 0) -> list[Picked]:
+        """Each id behind the first with its logarithmic probability given those before it, and the `top` likeliest.
 
-        Raises GenerationError for ids that do not fit the model, and where it gives no numbers.
+        Of a prompt and its answer. Raises GenerationError for ids that do not fit the model, and where it gives no
+        numbers.
         """
         check_prompt(ids, self.model.config.get_text_config().vocab_size)
         token_budget(len(ids) - 1, 1, self.context_length)
         self.model.eval()
-        cache, found = self.virtual.cache(1), []
+        cache, found = self.virtual.cache(1), list[Picked]()
         at_once = _LOGPROBS_AT_ONCE if self._prompts.in_blocks else len(ids)
         for start in range(0, len(ids) - 1, at_once):
             known = ids[start : min(start + at_once, len(ids) - 1)]
             ids_BT = torch.tensor([known], device=self.model.device)
-            shares_TV = self._forward(ids_BT, cache, keep=len(known))[0].log_softmax(dim=-1)
-            check_numbers(shares_TV)
+            logits_TV = self._forward(ids_BT, cache, keep=len(known))[0]
+            check_numbers(logits_TV)
             following = torch.tensor(ids[start + 1 : start + 1 + len(known)], device=self.model.device)
-            found += shares_TV.gather(1, following[:, None])[:, 0].tolist()
+            found += scored(logits_TV, following, top)
         return found
+
+    def logprobs(self, ids: list[int]) -> list[float]:
+        """The logarithmic probabilities of `score` alone."""
+        return [float(one.logprob or 0.0) for one in self.score(ids)]
 
     def _budget(self, prompt_ids: Sequence[int], sampling: Sampling) -> int:
         vocabulary = self.model.config.get_text_config().vocab_size
         check_prompt(prompt_ids, vocabulary)
         if sampling.json_schema or sampling.regex:
             raise GenerationError("json_schema and regex need the OpenVINO engine: see docs/openvino.md")
-        unknown = [token for word in sampling.bad_words_ids or () for token in word if token >= vocabulary]
-        if unknown:
-            raise GenerationError(f"bad_words_ids holds {unknown[0]}: the vocabulary ends at {vocabulary - 1}")
+        words, biased = sampling.bad_words_ids or (), [token for token, _ in sampling.logit_bias]
+        for name, ids in (("bad_words_ids", [token for word in words for token in word]), ("logit_bias", biased)):
+            if unknown := [token for token in ids if token >= vocabulary]:
+                raise GenerationError(f"{name} holds {unknown[0]}: the vocabulary ends at {vocabulary - 1}")
         return self._token_budget(len(prompt_ids), sampling.max_new_tokens)
 
     def _decode(
@@ -123,18 +129,18 @@ class TorchEngine:
         """Yields (row, token) in the order of the tokens' steps; end tokens are left out."""
         self.model.eval()
         batch = _Batch(prompts, self.virtual, self._cache(prompts), self.model.device, sampling)
-        picker = Picker(sampling, self.end_ids)
+        picker = Picker(sampling, self.end_ids, batch.ids_BT.shape[1])
         while batch.rows:
             tokens = self._next_tokens(batch, picker)
             keep = []
             for place, (row, picked) in enumerate(zip(batch.rows, tokens, strict=True)):
-                if picked[0] in self.end_ids:
+                if picked.token in self.end_ids:
                     continue
                 yield row, picked
                 budgets[row] -= 1
                 if budgets[row] > 0:
                     keep.append(place)
-            batch.advance([token for token, _ in tokens], keep)
+            batch.advance([picked.token for picked in tokens], keep)
 
     def _cache(self, prompts: Sequence[Sequence[int]]) -> DynamicCache:
         """With what is known of the one prompt; several stand behind padding, where nothing is known."""
@@ -181,23 +187,25 @@ class TorchEngine:
 
 
 class Answer:
-    """The ids of one answer; `logprobs` has those of the ids read so far, where they were asked for.
+    """The ids of one answer; `logprobs` and `tops` have those of the ids read so far, where they were asked for.
 
     Closing it, or dropping it, ends the work.
     """
 
     def __init__(self, picked: Generator[Picked]) -> None:
         self.logprobs: list[float] = []
+        self.tops: list[tuple[tuple[int, float], ...]] = []
         self._picked = picked
 
     def __iter__(self) -> Iterator[int]:
         return self
 
     def __next__(self) -> int:
-        token, logprob = next(self._picked)
-        if logprob is not None:
-            self.logprobs.append(logprob)
-        return token
+        picked = next(self._picked)
+        if picked.logprob is not None:
+            self.logprobs.append(picked.logprob)
+            self.tops.append(picked.top)
+        return picked.token
 
     def close(self) -> None:
         self._picked.close()

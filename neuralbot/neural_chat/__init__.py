@@ -19,6 +19,7 @@ from neuralbot.neural_chat.config import (
     TTSFinetuningConfig,
 )
 from neuralbot.neural_chat.plugins import plugins
+from neuralbot.neural_chat.server.neuralchat_server import NeuralChatServerExecutor
 from neuralbot.transformers import MixedPrecisionConfig
 from neuralbot.transformers.refused import Refused
 
@@ -45,12 +46,8 @@ __all__ = [
 ]
 
 
-class NeuralChatServerExecutor(Refused):
-    reason = "there is no server yet; answer with build_chatbot(config).predict(query)"
-
-
 class TextChatClientExecutor(Refused):
-    reason = "it belongs to the server, which is not there yet; chat with `neuralbot chat RUN`"
+    reason = "ask `neuralbot serve RUN` by any client of OpenAI, or chat with `neuralbot chat RUN`"
 
 
 class VoiceChatClientExecutor(Refused):
@@ -58,7 +55,7 @@ class VoiceChatClientExecutor(Refused):
 
 
 class FinetuningClientExecutor(Refused):
-    reason = "it belongs to the server, which is not there yet; call finetune_model(config)"
+    reason = "the server finetunes nothing; call finetune_model(config)"
 
 
 def __getattr__(name: str) -> Any:

@@ -352,3 +352,19 @@ def test_nobody_is_told_that_it_runs(
     monkeypatch.setenv("HOME", str(tmp_path))
     OpenVinoEngine(exported, tiny_tokenizer).close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_answer_can_be_listened_to_instead_of_waited_for(engine: OpenVinoEngine) -> None:
+    expected = list(engine.stream(PROMPTS[0], Sampling(max_new_tokens=12)))
+    answer: Any = engine.stream(PROMPTS[0], Sampling(max_new_tokens=12, logprobs=True))
+    ready = threading.Event()
+    answer.listen(ready.set)
+    ids: list[int] = []
+    over = False
+    while not over:
+        assert ready.wait(30)
+        ready.clear()
+        fresh, over = answer.take()
+        ids += fresh
+        assert len(answer.logprobs) == len(ids)
+    assert ids == expected and answer.take() == ([], True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -333,3 +334,38 @@ def test_what_only_the_fast_engine_has_is_refused(engine: TorchEngine) -> None:
     for asked in ({"json_schema": "{}"}, {"regex": "a"}):
         with pytest.raises(GenerationError, match="need the OpenVINO engine"):
             engine.stream([5], Sampling(**asked))
+
+
+def test_the_likeliest_tokens_at_each_place_are_the_models(engine: TorchEngine) -> None:
+    answer = engine.stream(PROMPTS[0], Sampling(max_new_tokens=6, logprobs=True, top_logprobs=4))
+    ids = list(answer)
+    scored = engine.score([*PROMPTS[0], *ids], 4)[len(PROMPTS[0]) - 1 :]
+    with torch.inference_mode():
+        shares_TV = engine.model(torch.tensor([[*PROMPTS[0], *ids]])).logits[0].log_softmax(dim=-1)
+    for place, (token, one) in enumerate(zip(ids, scored, strict=True)):
+        row_V = shares_TV[len(PROMPTS[0]) - 1 + place]
+        values, tokens = row_V.topk(4)
+        assert one.token == token and one.logprob == pytest.approx(float(row_V[token]), abs=1e-4)
+        for top in (one.top, answer.tops[place]):
+            assert [other for other, _ in top] == tokens.tolist()
+            assert [value for _, value in top] == pytest.approx(values.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("helped", [False, True], ids=["alone", "assisted"])
+def test_bias_and_penalties_of_openai_are_taken_from_the_logits(engine: TorchEngine, helped: bool) -> None:
+    """Held against the definition, token by token: logits + bias - presence - frequency times."""
+    if helped:
+        engine = TorchEngine(engine.model, engine.tokenizer, copy.deepcopy(engine.model))
+        engine.end_ids = frozenset()
+    values = {"presence_penalty": 1.5, "frequency_penalty": 0.5, "logit_bias": ((30, 2.0), (31, -50.0))}
+    for prompt in PROMPTS[:3]:
+        ids = list(engine.stream(prompt, Sampling(max_new_tokens=20, **values)))
+        for place, token in enumerate(ids):
+            with torch.inference_mode():
+                logits_V = engine.model(torch.tensor([[*prompt, *ids[:place]]])).logits[0, -1]
+            logits_V = logits_V.clone()
+            logits_V[30] += 2
+            logits_V[31] -= 50
+            for used, times in Counter(ids[:place]).items():
+                logits_V[used] -= 1.5 + 0.5 * times
+            assert token == int(logits_V.argmax())
