@@ -17,16 +17,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.openvino_loss import loss
 from benchmarks.peers import methods
 from neuralbot import hardware, modeling
 from neuralbot.command import run as run_command
+from neuralbot.conversation import Encoded
 from neuralbot.engines import export
 from neuralbot.training.provenance import environment
 from neuralbot.training.records import write_json
 
 RESULT = methods.ROOT / "benchmarks" / "results" / "activation-groups.json"
 GROUPS = (0, 32, 64, 128, 256)  # 0: not rounded; 32 is OpenVINO's own choice
-Row = tuple[list[int], int]  # ids of a question and its answer, and where the answer begins
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +51,7 @@ def _command(arguments: argparse.Namespace) -> int:
     content = {
         "schema": 1,
         "rows": len(rows),
-        "targets": sum(len(ids) - start for ids, start in rows),
+        "targets": sum(sum(row.target_mask) for row in rows),
         "losses": losses,
         "hardware": asdict(hardware.probe()),
         **environment(),
@@ -75,45 +76,20 @@ def sentence(results: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _rows(run: str, path: Path) -> Iterator[Row]:
+def _rows(run: str, path: Path) -> Iterator[Encoded]:
     from neuralbot.conversation import Turn, encode_prompt
 
     tokenizer = modeling.load_tokenizer(run)
     for row in json.loads(path.read_text(encoding="utf-8")):
         question = "\n".join(filter(None, (row["instruction"], row["input"])))
         prompt = encode_prompt(tokenizer, [Turn("user", question)])
-        yield prompt + tokenizer(row["output"], add_special_tokens=False)["input_ids"], len(prompt)
+        answer = tokenizer(row["output"], add_special_tokens=False)["input_ids"]
+        yield Encoded(prompt + answer, [False] * len(prompt) + [True] * len(answer))
 
 
-def _losses(run: str, kept: Any, rows: Sequence[Row]) -> dict[int, float]:
-    import openvino
-
+def _losses(run: str, kept: Any, rows: Sequence[Encoded]) -> dict[int, float]:
     folder = export.exported(export.Spec(run, kept)).folder
-    model = openvino.Core().read_model(folder / "openvino_model.xml")
-    return {group: round(_loss(model, group, rows), 5) for group in GROUPS}
-
-
-def _loss(model: Any, group: int, rows: Sequence[Row]) -> float:
-    """Cross-entropy of an answer's token, the mean over all of them."""
-    import numpy as np
-    import openvino
-
-    properties = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": group}
-    request = openvino.Core().compile_model(model, "CPU", properties).create_infer_request()
-    total, targets = 0.0, 0
-    for ids, start in rows:
-        request.reset_state()
-        inputs = {
-            "input_ids": np.array([ids]),
-            "attention_mask": np.ones((1, len(ids)), np.int64),
-            "position_ids": np.arange(len(ids))[None],
-            "beam_idx": np.zeros(1, np.int32),
-        }
-        logits_TV = request.infer(inputs)["logits"][0, start - 1 : -1].astype(np.float64)
-        chosen = logits_TV[np.arange(len(ids) - start), ids[start:]]
-        total += float((np.logaddexp.reduce(logits_TV, axis=-1) - chosen).sum())
-        targets += len(ids) - start
-    return total / targets
+    return {group: round(loss(folder, group, rows), 5) for group in GROUPS}
 
 
 if __name__ == "__main__":

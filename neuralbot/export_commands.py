@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from neuralbot.calibration import METHODS, ROWS, Calibration
 from neuralbot.engines import export
 from neuralbot.errors import ResourceError, UsageError
 
@@ -33,11 +34,24 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--group-size", type=int, default=export.GROUP_SIZE, metavar="N", help="int4: weights that share a scale"
     )
+    parser.add_argument(
+        "--method",
+        choices=METHODS,
+        help="int8 and int4: chosen by what the model computes on rows (default: each weight is rounded by itself)",
+    )
+    parser.add_argument("--data", metavar="FILE", help="rows for --method (default: those that the run was trained on)")
+    parser.add_argument(
+        "--rows", type=int, default=ROWS, metavar="N", help="how many of them --method uses (default: %(default)s)"
+    )
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="write it here (default: into the cache)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(argv)
     spec = export.Spec(
-        options.model, options.precision, group_size=_group_size(options.group_size), token=os.environ.get("HF_TOKEN")
+        options.model,
+        options.precision,
+        group_size=_group_size(options.group_size),
+        calibration=_calibration(options),
+        token=os.environ.get("HF_TOKEN"),
     )
     if options.output is not None and options.output.exists():
         raise UsageError(f"{options.output} is there already: name a new folder")
@@ -108,6 +122,18 @@ def _filled(output: Path, write: Callable[[Path], object]) -> None:
         raise ResourceError(f"{output} cannot be written: {error}") from error
     size = sum(path.stat().st_size for path in output.iterdir())
     print(f"{output}: {size / 1e6:,.0f} MB")
+
+
+def _calibration(options: argparse.Namespace) -> Calibration | None:
+    if options.method is None:
+        if options.data is not None:
+            raise UsageError("--data has no effect without --method: name a method, or leave it out")
+        return None
+    if options.precision not in ("int8", "int4"):
+        raise UsageError(f"--method {options.method} is for int8 and int4: add --precision int4")
+    if options.rows < 1:
+        raise UsageError(f"--rows={options.rows} cannot be used: expected 1 or more")
+    return Calibration(options.method, options.data, options.rows)
 
 
 def _group_size(value: int) -> int:

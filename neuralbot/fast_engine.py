@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from neuralbot import hardware, precision
+from neuralbot.calibration import ANY_ROWS, Calibration
 from neuralbot.conversation import ensure_chat_template
 from neuralbot.engines import export
 from neuralbot.engines.export import Spec, Unsupported
@@ -22,6 +23,7 @@ from neuralbot.engines.protocol import end_ids
 from neuralbot.errors import ModelError, ResourceError
 from neuralbot.merging import UNMERGED
 from neuralbot.modeling import Parts, load_tokenizer, parts_of, peft_type, read_serving
+from neuralbot.quantization.rows import RECIPE
 from neuralbot.training.records import read_json
 from neuralbot.training.run_folder import MANIFEST
 
@@ -88,15 +90,28 @@ def load(
     parts = _mergeable(name, peft_path, token)
     tokenizer = parts.load_tokenizer(config.tokenizer_name_or_path, token=token)
     style = ensure_chat_template(tokenizer, config.task or "chat")
-    spec = Spec(name, form.kept, peft_path, config.tokenizer_name_or_path, form.group_size, form.symmetric, token=token)
+    notices = list(form.notices)
+    chosen = _calibration(form, parts.home, notices)
+    named = (peft_path, config.tokenizer_name_or_path)
+    spec = Spec(name, form.kept, *named, form.group_size, form.symmetric, chosen, token=token)
     draft = _draft(config, spec, tokenizer) if config.assistant_model else None
     others = None if export.exported_folder(name) else reference
     mode: Mode = "draft" if draft else "lookup" if _looks_up(config, parts.home) else "plain"
     engine = _engine(spec, form, tokenizer, mode, draft, others)
-    notices = list(form.notices)
     if config.task and style == "tokenizer":
         notices.append(f"PipelineConfig(task={config.task!r}) has no effect: the model brings its own chat template")
     return engine, read_serving(parts.home), notices
+
+
+def _calibration(form: precision.Exported, home: Path, notices: list[str]) -> Calibration | None:
+    """A run has rows of its own: better ones than those that ITREX's configs name where nobody chose."""
+    chosen = form.calibration
+    if chosen is None or chosen.data not in (None, ANY_ROWS):
+        return chosen
+    if not (home / RECIPE).is_file():
+        return replace(chosen, data=ANY_ROWS)
+    notices.append(f"{chosen.method} is calibrated on {chosen.rows} rows that {home} was trained on")
+    return replace(chosen, data=None)
 
 
 def _looks_up(config: PipelineConfig, home: Path) -> bool:

@@ -163,7 +163,7 @@ def _torch_left_out() -> Iterator[None]:
 def _is_plain(folder: Path) -> bool:
     """Whether its class is the general one, which is there in half the time that AutoTokenizer takes to be imported."""
     settings = folder / "tokenizer_config.json"
-    kind = _read_json(settings).get("tokenizer_class") if settings.is_file() else None
+    kind = read_json(settings).get("tokenizer_class") if settings.is_file() else None
     return kind in ("TokenizersBackend", "PreTrainedTokenizerFast") and (folder / "tokenizer.json").is_file()
 
 
@@ -378,7 +378,7 @@ def _fit_vocabulary(base: PreTrainedModel, stored: dict[str, list[int]]) -> None
 
 
 def base_of(adapter: Path) -> tuple[str, str | None]:
-    config = _read_json(adapter / ADAPTER_CONFIG)
+    config = read_json(adapter / ADAPTER_CONFIG)
     name, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not isinstance(name, str) or not name:
         raise ModelError(f"{adapter / ADAPTER_CONFIG} names no base model: set base_model_name_or_path in it")
@@ -390,7 +390,7 @@ def base_of(adapter: Path) -> tuple[str, str | None]:
 
 def peft_type(adapter: Path) -> str | None:
     """The kind of an adapter, by peft's name. Raises ModelError."""
-    kind: str | None = _read_json(adapter / ADAPTER_CONFIG).get("peft_type")
+    kind: str | None = read_json(adapter / ADAPTER_CONFIG).get("peft_type")
     return kind
 
 
@@ -398,14 +398,15 @@ def read_serving(folder: Path) -> dict[str, Any]:
     path = folder / SERVING
     if not path.is_file():
         return {}
-    serving = _read_json(path)
+    serving = read_json(path)
     known = {entry.name for entry in fields(ServingArguments)}
     if unknown := sorted(serving.keys() - known):
         raise ModelError(f"{path} has the unknown key {unknown[0]!r}; expected only {', '.join(sorted(known))}")
     return serving
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a small file of a model or run. Raises ModelError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

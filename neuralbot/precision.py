@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from neuralbot import hardware
+from neuralbot import calibration, hardware
+from neuralbot.calibration import Calibration
 from neuralbot.error_codes import ErrorCodes
 from neuralbot.errors import ModelError
 
@@ -22,9 +23,8 @@ if TYPE_CHECKING:
 Device = Literal["cpu", "cuda"]
 Kept = Literal["fp32", "bf16", "int8", "int4"]
 
-_CALIBRATED = ("GPTQConfig", "AwqConfig", "TeqConfig", "AutoRoundConfig")
 _ACTIVATIONS = ("SmoothQuantConfig", "StaticQuantConfig", "DynamicQuantConfig", "QuantAwareTrainingConfig")
-_TODAY = "use RtnConfig(bits=8), which needs no data, RtnConfig(bits=4, weight_dtype='nf4'), or MixedPrecisionConfig()"
+_TODAY = "use RtnConfig(bits=8), RtnConfig(bits=4, weight_dtype='nf4'), or MixedPrecisionConfig()"
 _WEIGHTS = {
     "int8": (8, "int8"),
     "nf4": (4, "nf4"),
@@ -55,6 +55,7 @@ _NO_EFFECT: dict[str, tuple[Any, ...]] = {
     "calib_dataloader": (None,),
     "calib_func": (None,),
     "calib_iters": (None, 100),
+    "tokenizer": (None,),
     "llm_int8_threshold": (None, 6.0),
     "llm_int8_has_fp16_weight": (None, False),
     "llm_int8_enable_fp32_cpu_offload": (None, False),
@@ -82,13 +83,17 @@ class Precision:
 
 @dataclass(frozen=True)
 class Exported:
-    """How a model is exported for OpenVINO, and what it is computed in. group_size: -1 is a row."""
+    """How a model is exported for OpenVINO, and what it is computed in. group_size: -1 is a row.
+
+    calibration: how the integers are chosen; None: each weight is rounded by itself.
+    """
 
     kept: Kept
     computed: Literal["f32", "bf16"]
     group_size: int = 128
     symmetric: bool = False
     notices: list[str] = field(default_factory=list)
+    calibration: Calibration | None = None
 
 
 def for_openvino(config: Any) -> Exported | None:
@@ -99,12 +104,13 @@ def for_openvino(config: Any) -> Exported | None:
     name = type(config).__name__
     if config is None or name in ("MixedPrecisionConfig", "AMPConfig"):
         return _mixed_exported(getattr(config, "dtype", "bfloat16"))
-    if name not in ("RtnConfig", "WeightOnlyQuantConfig"):
+    if name not in ("RtnConfig", "WeightOnlyQuantConfig", *calibration.CONFIGS):
         return None
-    bits, kind = _asked_weights(config, name)
-    if kind in ("nf4", "fp4") and not str(config.weight_dtype or "int4").startswith("int4"):
-        return None
-    if bits == 4 and config.use_double_quant:
+    chosen = calibration.of_config(config)
+    bits, _ = _asked_weights(config, name)
+    if name in calibration.CONFIGS:
+        _require_integers(config, name)
+    elif bits == 4 and (config.use_double_quant or not str(config.weight_dtype or "int4").startswith("int4")):
         return None
     _refuse(config, name)
     native = hardware.has_bf16()
@@ -116,8 +122,15 @@ def for_openvino(config: Any) -> Exported | None:
         grain = "one scale for each output"
     instead = "" if config.compute_dtype is None or word == shown else f" instead of {word}"
     notices = [f"{name}: the weights are kept in int{bits}, {grain}, computed in {shown}{instead}"]
-    notices += _without_effect(config, name, "the OpenVINO engine does", honoured=("sym", "group_size"))
-    return Exported("int8" if bits == 8 else "int4", computed, config.group_size, bool(config.sym), notices)
+    notices += _without_effect(config, name, "the OpenVINO engine does", honoured=("sym", "group_size", "mse_range"))
+    symmetric = bool(getattr(config, "sym", not getattr(config, "zero_point", True)))
+    return Exported("int8" if bits == 8 else "int4", computed, config.group_size, symmetric, notices, chosen)
+
+
+def _require_integers(config: Any, name: str) -> None:
+    asked = config.weight_dtype
+    if asked is not None and not str(asked).startswith("int"):
+        raise _error(name, f"{name}(weight_dtype={asked!r}) cannot be honoured: integers are chosen; use int4 or int8")
 
 
 def _mixed_exported(name: str) -> Exported | None:
@@ -134,9 +147,11 @@ def of(config: Any, device: Device) -> Precision:
     name = type(config).__name__
     if config is None or name in ("MixedPrecisionConfig", "AMPConfig"):
         return _mixed(getattr(config, "dtype", "float16" if device == "cuda" else "bfloat16"), device)
-    if name in _CALIBRATED:
+    if name in calibration.CONFIGS:
         raise _error(
-            name, f"{name} cannot be honoured: it needs calibration on data, which is not offered yet; {_TODAY}"
+            name,
+            f"{name} cannot be honoured by the torch engine: the integers that it chooses are for OpenVINO "
+            f"(pip install 'neuralbot[quantize]'); else {_TODAY}",
         )
     if name in _ACTIVATIONS:
         raise _error(name, f"{name} cannot be honoured: activations are not quantized ahead; {_TODAY}")

@@ -45,7 +45,7 @@ def load_quantized(
     modeling.check_folder(folder, source)
     read = modeling.load_config(config or str(folder), token=token, cache_dir=cache_dir)
     model = modeling.loading(f"the model {source}", lambda: _skeleton(read, dtype))
-    linear = _linear_layers(model)
+    linear = linear_layers(model)
     places = _places(model)
     missing, freed = set(places), 0
     with show("loading the model") as report:
@@ -78,7 +78,7 @@ def load_quantized(
 
 def quantize_layers(model: PreTrainedModel, quantize: Quantize) -> None:
     """The same for a model in memory: replaces each linear layer that is not quantized yet, one by one."""
-    for name in _linear_layers(model):
+    for name in linear_layers(model):
         model.set_submodule(name, quantize(_as_linear(model.get_submodule(name))))
 
 
@@ -87,7 +87,7 @@ def count_layers(model: PreTrainedModel) -> tuple[int, int]:
     from neuralbot.kernels.quantized import QuantizedLinear
 
     kept = sum(isinstance(module, QuantizedLinear) for module in model.modules())
-    return kept, len(_linear_layers(model))
+    return kept, len(linear_layers(model))
 
 
 def _skeleton(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
@@ -100,7 +100,7 @@ def _skeleton(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     return model
 
 
-def _linear_layers(model: PreTrainedModel) -> set[str]:
+def linear_layers(model: PreTrainedModel) -> set[str]:
     """All but the output layer. Not every subclass of nn.Linear is one in what it computes."""
     head = model.get_output_embeddings()
     kinds = ("Linear", "FalconLinear", "Conv1D")

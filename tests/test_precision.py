@@ -217,7 +217,7 @@ def test_float32_where_the_processor_has_no_bfloat16(folder: Path, monkeypatch: 
 
 
 REFUSED = {
-    **dict.fromkeys(("GPTQConfig", "AwqConfig", "TeqConfig", "AutoRoundConfig"), "needs calibration.*RtnConfig"),
+    **dict.fromkeys(("GPTQConfig", "AwqConfig", "TeqConfig", "AutoRoundConfig"), "by the torch engine.*RtnConfig"),
     **dict.fromkeys(
         ("SmoothQuantConfig", "StaticQuantConfig", "DynamicQuantConfig", "QuantAwareTrainingConfig"), "RtnConfig"
     ),

@@ -18,11 +18,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, get_args
 
+from neuralbot.calibration import Calibration
+from neuralbot.data.sources import files
 from neuralbot.engines import export_cache
 from neuralbot.engines.export_cache import Entry, Facts
-from neuralbot.errors import GenerationError, ModelError, NeuralbotError, ResourceError
+from neuralbot.errors import DataError, GenerationError, ModelError, NeuralbotError, ResourceError
 from neuralbot.modeling import ADAPTER_CONFIG, base_of, local_folder
 from neuralbot.precision import Kept
+from neuralbot.quantization import choose
+from neuralbot.quantization.rows import RECIPE
 
 PRECISIONS: tuple[Kept, ...] = get_args(Kept)
 LIBRARIES = ("openvino", "openvino-genai", "openvino-tokenizers", "optimum-intel", "nncf", "transformers", "torch")
@@ -37,7 +41,8 @@ _BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 3.2, "int4": 2.8}  # a weight, with 
 class Spec:
     """What is exported, and how. group_size: weights with a scale of their own, in int4; -1: a row.
 
-    token: for the hub, no part of what is kept.
+    calibration: how the integers are chosen; None: each weight is rounded by itself. token: for the hub, no part of
+    what is kept.
     """
 
     source: str
@@ -46,6 +51,7 @@ class Spec:
     tokenizer: str | None = None
     group_size: int = GROUP_SIZE
     symmetric: bool = False
+    calibration: Calibration | None = None
     token: str | None = field(default=None, repr=False)
 
 
@@ -66,11 +72,13 @@ def missing() -> str | None:
 def exported(spec: Spec, say: Callable[[str], None] = print) -> Entry:
     """The exported model of `spec`, made if it is not kept; `say` gets a line for each step.
 
-    Raises ModelError for a model that cannot be loaded, Unsupported for one that OpenVINO does not run, ResourceError
-    where the disk or the memory is too small.
+    Raises DataError for rows that cannot be calibrated on, ModelError for a model that cannot be loaded, Unsupported
+    for one that OpenVINO does not run, ResourceError where the disk or the memory is too small.
     """
     if (name := missing()) is not None:
         raise ModelError(f"{name} is not installed: {INSTALL}")
+    if spec.calibration is not None:
+        choose.require(spec.calibration.method)
     if (folder := exported_folder(spec.source)) is not None:
         return _as_it_is(folder, spec)
     entry = export_cache.recall_or_make(key(spec), lambda folder: _made(spec, folder, say), say)
@@ -115,11 +123,30 @@ def key(spec: Spec) -> str:
     settings["tokenizer"] = None
     if spec.precision != "int4":
         settings["group_size"] = None
-    state = hashlib.sha256(json.dumps([_FORM, settings, [version(name) for name in LIBRARIES]]).encode())
+    libraries, patterns = list(LIBRARIES), list(_PATTERNS)
+    if spec.calibration is None:
+        del settings["calibration"]
+    else:
+        libraries.append(choose.library(spec.calibration.method))
+        patterns.append(RECIPE)
+    row_files = _row_files(spec)
+    if row_files:
+        settings["calibration"]["data"] = None  # it is their content that counts
+    state = hashlib.sha256(json.dumps([_FORM, settings, [version(name) for name in libraries]]).encode())
     for folder in _folders(spec):
-        for path in sorted({path for pattern in _PATTERNS for path in folder.glob(pattern)}):
+        for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
             state.update(f"{path.name} {export_cache.digest(path)}\n".encode())
+    for path in row_files:
+        state.update(f"{path.name} {export_cache.digest(path)}\n".encode())
     return state.hexdigest()[:40]
+
+
+def _row_files(spec: Spec) -> list[Path]:
+    """The files that a calibration names; those of a run are known by its manifest."""
+    if spec.calibration is None or spec.calibration.data is None:
+        return []
+    path = Path(spec.calibration.data).expanduser()
+    return files(path) if path.exists() else []
 
 
 def _folders(spec: Spec) -> list[Path]:
@@ -165,8 +192,8 @@ def _followed(lines: IO[bytes], spec: Spec, say: Callable[[str], None]) -> Facts
         elif "unsupported" in message:
             return {"source": spec.source, "unsupported": message["unsupported"]}
         elif "error" in message:
-            kinds: dict[str, type[NeuralbotError]] = {"ModelError": ModelError, "ResourceError": ResourceError}
-            raise kinds[message["error"]](message["message"])
+            kinds: tuple[type[NeuralbotError], ...] = (DataError, ModelError, ResourceError)
+            raise next(kind for kind in kinds if kind.__name__ == message["error"])(message["message"])
         else:
             facts: Facts = message["facts"]
             return facts

@@ -12,12 +12,14 @@ import os
 import shutil
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuralbot.calibration import Calibration
 from neuralbot.engines import export_check, telemetry
-from neuralbot.errors import ModelError, NeuralbotError, ResourceError
+from neuralbot.errors import DataError, ModelError, NeuralbotError, ResourceError
 from neuralbot.modeling import EXPORTED
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from neuralbot.modeling import LoadedModel
+    from neuralbot.quantization.integers import Integers
 
 
 _FULL = 2**20  # bytes that a failed write may leave free
@@ -49,8 +52,8 @@ def main() -> int:
 
 def _told(error: Exception, folder: Path) -> dict[str, str]:
     """Raises what nobody expects. For a full disk libraries raise all kinds of errors."""
-    if isinstance(error, ModelError):
-        return {"error": "ModelError", "message": str(error)}
+    if isinstance(error, ModelError | DataError):
+        return {"error": type(error).__name__, "message": str(error)}
     if _is_full(folder):
         message = f"the disk of {folder.parent} is full: see `neuralbot cache prune`, or set XDG_CACHE_HOME"
     elif isinstance(error, MemoryError):
@@ -87,6 +90,7 @@ def _exported(settings: dict[str, Any], folder: Path, say: Any) -> dict[str, Any
     if isinstance(loaded.model, PeftModel):
         return {"unsupported": f"{settings['source']} has an adapter that learned a prompt, which is no weight"}
     facts = _facts(loaded.model, settings)
+    integers = _chosen(loaded, settings, say) if settings["calibration"] else {}
     known = export_check.reference(loaded.model, settings["source"])
     say(f"exporting {sum(weight.numel() for weight in loaded.model.parameters()) / 1e6:,.0f} million weights")
     try:
@@ -101,7 +105,7 @@ def _exported(settings: dict[str, Any], folder: Path, say: Any) -> dict[str, Any
         return _unsupported(folder, facts, f"does not run in OpenVINO: {why}")
     if precision in ("int8", "int4"):
         say(f"keeping the weights in {precision}")
-        _compress(folder / EXPORTED, settings)
+        _compress(folder / EXPORTED, settings, integers)
         _check(folder / EXPORTED)
     return {"facts": facts}
 
@@ -122,7 +126,7 @@ def _dtype(settings: dict[str, Any]) -> torch.dtype:
     if settings["precision"] in ("fp32", "bf16"):
         return {"fp32": torch.float32, "bf16": torch.bfloat16}[settings["precision"]]
     folder = modeling.local_folder(settings["source"], weights=False, token=settings["token"])
-    if settings["peft_path"] or (folder / modeling.ADAPTER_CONFIG).is_file():
+    if settings["calibration"] or settings["peft_path"] or (folder / modeling.ADAPTER_CONFIG).is_file():
         return torch.float32
     config = modeling.load_config(settings["source"], token=settings["token"])
     return torch.bfloat16 if config.dtype == torch.bfloat16 else torch.float32
@@ -136,6 +140,7 @@ def _facts(model: PreTrainedModel, settings: dict[str, Any]) -> dict[str, Any]:
         "source": settings["source"],
         "precision": settings["precision"],
         "group_size": settings["group_size"] if settings["precision"] == "int4" else None,
+        "method": settings["calibration"] and settings["calibration"]["method"],
         "model_type": config.model_type,
         "context_length": modeling.context_length(config),
         "vocabulary": config.get_text_config().vocab_size,
@@ -162,21 +167,42 @@ def _convert(loaded: LoadedModel, folder: Path) -> None:
     export_tokenizer(loaded.tokenizer, folder, task="text-generation-with-past")
 
 
-def _compress(path: Path, settings: dict[str, Any]) -> None:
+def _chosen(loaded: LoadedModel, settings: dict[str, Any], say: Callable[[str], None]) -> dict[str, Integers]:
+    """The integers that a calibration finds; the model becomes the one that they stand for."""
+    from neuralbot import modeling
+    from neuralbot.quantization import choose, rows
+
+    calibration = Calibration(**settings["calibration"])
+    home = modeling.parts_of(settings["source"], peft_path=settings["peft_path"], token=settings["token"]).home
+    read = rows.token_rows(home, loaded.tokenizer, calibration, settings["token"])
+    say(f"calibrating by {calibration.method} on {len(read)} rows, {sum(map(len, read)):,} tokens")
+    bits = {"int8": 8, "int4": 4}[settings["precision"]]
+    form = choose.Form(bits, settings["group_size"] if bits == 4 else -1, settings["symmetric"])
+    return choose.choose(loaded.model, read, form, calibration, say)
+
+
+def _compress(path: Path, settings: dict[str, Any], integers: dict[str, Integers]) -> None:
+    """Writes what was chosen, and rounds all other weights: to 8 bits, or all but the two ends to 4."""
     import nncf
     import openvino
     from nncf.quantization.advanced_parameters import AdvancedCompressionParameters, GroupSizeFallbackMode
 
+    from neuralbot.quantization import openvino_weights
+
     sign = "SYM" if settings["symmetric"] else "ASYM"
     mode = nncf.CompressWeightsMode[f"{settings['precision'].upper()}_{sign}"]
     options: dict[str, Any] = {}
-    if settings["precision"] == "int4":
+    whole = openvino.Core().read_model(path)
+    if integers:
+        openvino_weights.write(whole, integers)
+        mode = nncf.CompressWeightsMode.INT8_ASYM
+    elif settings["precision"] == "int4":
         fallback = AdvancedCompressionParameters(group_size_fallback_mode=GroupSizeFallbackMode.ADJUST)
         options = {"group_size": settings["group_size"], "ratio": 1.0, "advanced_parameters": fallback}
-    model = nncf.compress_weights(openvino.Core().read_model(path), mode=mode, **options)
+    model = nncf.compress_weights(whole, mode=mode, **options)
     small = path.with_name("compressed.xml")
     openvino.save_model(model, small, compress_to_fp16=False)
-    del model
+    del model, whole
     for suffix in (".xml", ".bin"):
         small.with_suffix(suffix).replace(path.with_suffix(suffix))
 

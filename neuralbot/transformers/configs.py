@@ -128,7 +128,10 @@ class AutoRoundConfig(_WeightOnlyConfig):
 WeightOnlyQuantConfig = RtnConfig
 AMPConfig = MixedPrecisionConfig
 
-_ACTIVATIONS = "its int8 activations came from IPEX, which is archived; use RtnConfig(bits=8) or MixedPrecisionConfig()"
+_ACTIVATIONS = (
+    "its int8 activations come from IPEX, which is archived, with neural-compressor too; OpenVINO rounds "
+    "activations to 8 bits while it runs: use RtnConfig(bits=8) or MixedPrecisionConfig()"
+)
 
 
 class StaticQuantConfig(Refused):

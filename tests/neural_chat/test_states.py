@@ -71,6 +71,12 @@ VALUES: dict[str, Any] = {
     "preprocessing_num_workers": 2,
     "GenerationConfig.device": "cuda",
     "RtnConfig.device": "xpu",
+    **{f"{name}.device": "xpu" for name in ("GPTQConfig", "AwqConfig", "TeqConfig", "AutoRoundConfig")},
+    "AwqConfig.bits": 4,
+    "GPTQConfig.bits": 8,
+    "AutoRoundConfig.bits": 8,
+    "lr": 0.01,
+    "minmax_lr": 0.01,
     "assistant_model": "./no/draft",
     "engine": "torch",
 }
@@ -324,21 +330,46 @@ def test_a_field_of_the_generation_config_is_what_its_state_says(
 # --- weight-only configs ---
 
 # Honoured by the OpenVINO engine alone; the torch engine, on which these tests run, says that it does not.
-EXPORTED = {"group_size": "group_size", "sym": "symmetric"}
-WEIGHT_ONLY = ("RtnConfig", "GPTQConfig", "AwqConfig", "TeqConfig", "AutoRoundConfig")
+EXPORTED = ("group_size", "sym", "mse_range")
+CALIBRATED = ("GPTQConfig", "AwqConfig", "TeqConfig", "AutoRoundConfig")
+WEIGHT_ONLY = ("RtnConfig", *CALIBRATED)
 
 
-@pytest.mark.parametrize(("cls", "name", "state"), fields_of(*WEIGHT_ONLY))
+@pytest.mark.parametrize(("cls", "name", "state"), fields_of(*CALIBRATED))
+def test_a_field_of_a_calibrated_config_is_what_its_state_says(cls: str, name: str, state: str) -> None:
+    usual = {"bits": 4} if cls == "TeqConfig" else {}
+    changed = {name: other(cls, name)} if f"{cls}.{name}" != "TeqConfig.bits" else {}
+    plain = getattr(precisions, cls)(**usual)
+    made = getattr(precisions, cls)(**({} if name == "bits" else usual) | changed)
+    try:
+        exported, error = precision.for_openvino(made), None
+    except NeuralbotError as caught:
+        exported, error = None, caught
+    said = [] if exported is None else [notice for notice in exported.notices if f"({name}=" in notice]
+    check(state, name, error, said)
+    if state == "honoured":
+        known = precision.for_openvino(plain)
+        assert known is not None and exported is not None
+        assert dataclasses.replace(exported, notices=[]) != dataclasses.replace(known, notices=[])
+
+
+@pytest.mark.parametrize("cls", CALIBRATED)
+def test_the_torch_engine_refuses_a_calibrated_config(cls: str, base: Path) -> None:
+    with pytest.raises(NeuralbotError, match=rf"{cls} cannot be honoured by the torch engine: .*neuralbot\[quantize\]"):
+        AutoModelForCausalLM.from_pretrained(str(base), quantization_config=getattr(precisions, cls)(bits=4))
+
+
+@pytest.mark.parametrize(("cls", "name", "state"), fields_of("RtnConfig"))
 def test_a_field_of_a_weight_only_config_is_what_its_state_says(
     cls: str, name: str, state: str, base: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = getattr(precisions, cls)(**{name: other(cls, name)})
     load = lambda: AutoModelForCausalLM.from_pretrained(str(base), quantization_config=made)  # noqa: E731
     error, said = attempt(load, name, caplog)
-    if cls == "RtnConfig" and name in EXPORTED:
-        exported = precision.for_openvino(made)
-        assert state == "honoured" and exported is not None
-        assert getattr(exported, EXPORTED[name]) == getattr(made, name)
+    if name in EXPORTED:
+        exported, known = (precision.for_openvino(each) for each in (made, precisions.RtnConfig()))
+        assert state == "honoured" and exported is not None and known is not None
+        assert dataclasses.replace(exported, notices=[]) != dataclasses.replace(known, notices=[])
         assert not any(f"({name}=" in notice for notice in exported.notices)
         state = "warned"
-    check(state, name if cls == "RtnConfig" else cls, error, said)
+    check(state, name, error, said)
