@@ -56,7 +56,7 @@ def test_a_model_is_loaded_in_the_bits_asked_for(options: dict[str, Any], layer:
     [
         (
             {"quantization_config": AwqConfig()},
-            "AwqConfig cannot be honoured: it needs calibration",
+            "AwqConfig cannot be honoured by the torch engine: the integers that it chooses are for OpenVINO",
         ),
         (
             {"quantization_config": RtnConfig(bits=3)},
