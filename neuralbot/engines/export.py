@@ -23,7 +23,7 @@ from neuralbot.data.sources import files
 from neuralbot.engines import export_cache
 from neuralbot.engines.export_cache import Entry, Facts
 from neuralbot.errors import DataError, GenerationError, ModelError, NeuralbotError, ResourceError
-from neuralbot.modeling import ADAPTER_CONFIG, base_of, local_folder
+from neuralbot.modeling import ADAPTER_CONFIG, SERVING, base_of, local_folder
 from neuralbot.precision import Kept
 from neuralbot.quantization import choose
 from neuralbot.quantization.rows import RECIPE
@@ -32,8 +32,9 @@ PRECISIONS: tuple[Kept, ...] = get_args(Kept)
 LIBRARIES = ("openvino", "openvino-genai", "openvino-tokenizers", "optimum-intel", "nncf", "transformers", "torch")
 INSTALL = "pip install 'neuralbot[openvino]'"
 GROUP_SIZE = 128
-_FORM = 2  # of what is kept; another number makes all anew
+_FORM = 3  # of what is kept; another number makes all anew
 _PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+_RECORDS = {"results.json", SERVING}  # of a run: they change, and its weights do not
 _BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 3.2, "int4": 2.8}  # a weight, with what the compression is made from
 
 
@@ -134,7 +135,8 @@ def key(spec: Spec) -> str:
         settings["calibration"]["data"] = None  # it is their content that counts
     state = hashlib.sha256(json.dumps([_FORM, settings, [version(name) for name in libraries]]).encode())
     for folder in _folders(spec):
-        for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
+        paths = {path for pattern in patterns for path in folder.glob(pattern)}
+        for path in sorted(path for path in paths if path.name not in _RECORDS):
             state.update(f"{path.name} {export_cache.digest(path)}\n".encode())
     for path in row_files:
         state.update(f"{path.name} {export_cache.digest(path)}\n".encode())

@@ -33,6 +33,8 @@ def test_the_name_depends_on_the_content_and_the_settings(tiny_folder: Path, tmp
     copy = tmp_path / "copy"
     shutil.copytree(tiny_folder, copy)
     own = export.key(export.Spec(str(tiny_folder), "int4"))
+    for name in ("serving.json", "results.json"):  # how it answers, and how well: the weights are the same
+        (copy / name).write_text("{}")
     assert export.key(export.Spec(str(copy), "int4", token="secret")) == own
     others = {
         export.key(export.Spec(str(tiny_folder), "int8")),
