@@ -3,9 +3,9 @@
 GenAI keeps what it has read in blocks and finds them again by a hash of their content, also a block that is filled in
 part: under all that its sequence holds so far. Where another prompt begins with just that, it gets the same block while
 its owner still uses it, or two new prompts get it together; then each writes its own tokens into it, and some answers
-come out wrong (seen in 2026.4.1, where prompts of one text come at random). Whole blocks are
-never written again. So a request waits in two cases, and for a step as a rule: while all that a running one holds is
-the beginning of its prompt, and while one without a first token may have found the same partly filled block.
+come out wrong (seen in 2026.4.1, where prompts of one text come at random). Whole blocks are never written again. So a
+request waits in two cases, and for a step or two as a rule: while all that a running one holds is the beginning of its
+prompt, and while one without a second token may have found the same partly filled block.
 """
 
 from __future__ import annotations
@@ -27,12 +27,17 @@ class Running:
     content: int
     before: int
     found: set[int]
-    began: bool = False
+    made: int = 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether its blocks are kept under its own content: where a prompt ends with a block, a step late."""
+        return self.made > 1
 
     def add(self, ids: Iterable[int]) -> None:
         for token in ids:
             self.before, self.content = self.content, _digest(self.content, token)
-            self.began = True
+            self.made += 1
 
 
 @dataclass
@@ -48,7 +53,7 @@ class Admission:
         begins = set(digests)
         found = begins & self._left.keys()
         for other in self.running.values():
-            if other.content in begins or other.before in begins or (not other.began and found & other.found):
+            if other.content in begins or other.before in begins or (not other.settled and found & other.found):
                 return False
         self.running[number] = Running(digests[-1], digests[-1], found)
         return True

@@ -30,7 +30,7 @@ def test_a_prompt_waits_while_all_that_another_holds_is_its_beginning() -> None:
     assert admission.admit(2, [1, 2, 3])
 
 
-def test_two_that_go_on_from_an_ended_one_wait_for_each_other_till_the_first_token() -> None:
+def test_two_that_go_on_from_an_ended_one_wait_for_each_other_till_the_second_token() -> None:
     admission = Admission()
     assert admission.admit(1, [1, 2])
     admission.running[1].add([3])
@@ -38,6 +38,8 @@ def test_two_that_go_on_from_an_ended_one_wait_for_each_other_till_the_first_tok
     assert admission.admit(2, [1, 2, 3, 4, 5])
     assert not admission.admit(3, [1, 2, 3, 4, 6])
     assert admission.admit(4, [1, 7])
+    admission.running[2].add([8])
+    assert not admission.admit(3, [1, 2, 3, 4, 6])
     admission.running[2].add([8])
     assert admission.admit(3, [1, 2, 3, 4, 6])
 
@@ -110,8 +112,10 @@ def same(found: tuple[list[int], list[float]], known: tuple[list[int], list[floa
     return found[0] == known[0] and found[1] == pytest.approx(known[1], abs=1e-3)
 
 
-def test_prompts_of_one_text_are_answered_as_each_is_alone(exported: Exported, reference: Answers) -> None:
-    turns: list[Any] = [(10, 8), 1, (52, 5), (29, 2)]
+@pytest.mark.parametrize("turns", [[(10, 8), 1, (52, 5), (29, 2)], [(33, 1), 1, (64, 8), 1, (52, 5)]])
+def test_prompts_of_one_text_are_answered_as_each_is_alone(
+    exported: Exported, reference: Answers, turns: Turns
+) -> None:
     assert wrong(Answers(exported, cached=True), reference, turns) == []
 
 
