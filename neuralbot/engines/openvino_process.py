@@ -86,6 +86,7 @@ class _Requests:
         self._pipeline: Any = pipeline
         self._admission = Admission()
         self._waiting: dict[int, tuple[list[int], dict[str, Any]]] = {}
+        self._leaving: set[int] = set()
         self._cancelled: list[int] = []
         self._refused: list[list[Any]] = []
 
@@ -107,9 +108,9 @@ class _Requests:
     def take(self, number: int, ids: list[int] | None = None, values: dict[str, Any] | None = None) -> None:
         if ids is not None and values is not None:
             self._waiting[number] = ids, values
-        elif self._waiting.pop(number, None) is None and (handle := self.live.pop(number, None)) is not None:
-            handle.cancel()
-            self._cancelled.append(number)
+        elif self._waiting.pop(number, None) is None and number in self.live:
+            self._leaving.add(number)
+            self._let_go()
 
     def join(self) -> None:
         """Hands those that may join to the pipeline."""
@@ -141,11 +142,26 @@ class _Requests:
             if state is not None:
                 del self.live[number]
                 self._admission.leave(number)
-            if ids or state is not None:
+            if (ids or state is not None) and number not in self._leaving:
                 tokens.append([number, ids, logprobs, state])
         while self._cancelled:  # the pipeline lets go of them within a step
             self._admission.leave(self._cancelled.pop())
+        self._let_go()
         return tokens
+
+    def _let_go(self) -> None:
+        """Cancels those that are to leave, once their prompts are read.
+
+        GenAI keeps a block as filled before the step that fills its last part: a prompt left half read would leave a
+        block behind that holds less than is said of it, for every prompt that begins alike.
+        """
+        for number in list(self._leaving):
+            if number in self.live and not self._admission.running[number].made:
+                continue
+            self._leaving.remove(number)
+            if (handle := self.live.pop(number, None)) is not None:
+                handle.cancel()
+                self._cancelled.append(number)
 
 
 def _read(handle: openvino_genai.GenerationHandle) -> tuple[list[int], list[float], str | None]:
