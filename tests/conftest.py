@@ -15,6 +15,8 @@ import neuralbot  # noqa: F401  # before test modules import transformers: see n
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+    from neuralbot.engines.openvino_engine import Exported
+
 settings.register_profile("same", derandomize=True)  # a gate has to say the same twice
 settings.load_profile("same")  # pytest --hypothesis-profile=default draws anew
 
@@ -124,6 +126,26 @@ def tiny_folder(tiny_model: Any, tiny_tokenizer: Any, tmp_path_factory: pytest.T
     tiny_tokenizer.save_pretrained(folder)
     (folder / "serving.json").write_text('{"max_new_tokens": 5, "do_sample": false}')
     return folder
+
+
+@pytest.fixture(scope="session")
+def exported(tiny_folder: Path, request: pytest.FixtureRequest) -> Exported:
+    """The tiny model in float32, as its export is: its end tokens are left out, a random model draws them anywhere.
+
+    Made once, and kept by pytest's cache for later sessions.
+    """
+    from neuralbot.engines import export
+    from neuralbot.engines.openvino_engine import Exported
+
+    if (name := export.missing()) is not None:
+        pytest.skip(f"{name} is not installed")
+
+    cache: Any = request.config.cache
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(cache.mkdir("neuralbot")))
+        entry = export.exported(export.Spec(str(tiny_folder), "fp32"), lambda _: None)
+    facts = entry.facts
+    return Exported(entry.folder, facts["context_length"], facts["vocabulary"], frozenset())
 
 
 @pytest.fixture(scope="session")

@@ -53,7 +53,7 @@ def make(job: Job) -> Answer:
     built = build_chatbot(
         PipelineConfig(model_name_or_path=job.model, engine=job.engine, optimization_config=FORMS[job.kept])
     )
-    _ignore_end_tokens(built.engine)
+    ignore_end_tokens(built.engine)
     watched = Watched(built.engine)
     chatbot = Chatbot(watched, built.serving)
 
@@ -72,7 +72,7 @@ def make(job: Job) -> Answer:
     return answer
 
 
-def _ignore_end_tokens(engine: Any) -> None:
+def ignore_end_tokens(engine: Any) -> None:
     """Random weights may draw one anywhere."""
     if hasattr(engine, "exported"):
         engine.exported = replace(engine.exported, end_ids=frozenset())

@@ -1,4 +1,6 @@
-"""A Llama checkpoint in bf16 -> GGUF files for llama.cpp, in the forms that are compared. No tokenizer goes in.
+"""A Llama checkpoint in bf16 -> GGUF files for llama.cpp, in the forms that are compared.
+
+A tokenizer goes in where it is a byte-level BPE that takes digits one by one, as the seedling's is; others do not.
 
 python -m benchmarks.generation.gguf_files CHECKPOINT FOLDER        in the environment of llama-cpp-python and gguf
 """
@@ -13,7 +15,7 @@ from typing import Any
 
 import llama_cpp
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFWriter
+from gguf import GGMLQuantizationType, GGUFWriter, TokenType
 
 _NAMES = {
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
@@ -29,6 +31,7 @@ def write(checkpoint: Path, path: Path) -> None:
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     writer = GGUFWriter(path, "llama")
     _describe(writer, config)
+    _describe_tokenizer(writer, checkpoint / "tokenizer.json", config["vocab_size"])
     for name, bits in _tensors(checkpoint):
         if bits.ndim == 1:
             writer.add_tensor(_renamed(name), (bits.astype(np.uint32) << 16).view(np.float32))
@@ -62,7 +65,27 @@ def _describe(writer: GGUFWriter, config: dict[str, Any]) -> None:
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])
     writer.add_vocab_size(config["vocab_size"])
-    writer.add_tokenizer_model("no_vocab")
+
+
+def _describe_tokenizer(writer: GGUFWriter, path: Path, size: int) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    steps = (content["pre_tokenizer"] or {}).get("pretokenizers", [])
+    if [step["type"] for step in steps] != ["Digits", "ByteLevel"]:
+        writer.add_tokenizer_model("no_vocab")
+        return
+    tokens = [f"[unused {number}]" for number in range(size)]
+    kinds = [TokenType.UNUSED] * size
+    for token, number in content["model"]["vocab"].items():
+        tokens[number], kinds[number] = token, TokenType.NORMAL
+    for token in content["added_tokens"]:
+        tokens[token["id"]], kinds[token["id"]] = token["content"], TokenType.CONTROL
+    merges = content["model"]["merges"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")  # llama.cpp's name for GPT-2's rules behind single digits
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
+    writer.add_add_bos_token(False)
 
 
 def _tensors(checkpoint: Path) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:

@@ -259,7 +259,8 @@ def _beyond(sampling: Sampling) -> str | None:
     """What this engine has not, in words."""
     if sampling.num_beams > 1:
         return f"num_beams={sampling.num_beams}"
-    # GenAI has penalties of these names, but adds them to logits below zero.
+    # GenAI's penalties of these names are added to logits below zero, where OpenAI's are always taken away (a test
+    # shows it).
     asked = ("bad_words_ids", "top_logprobs", "logit_bias", "presence_penalty", "frequency_penalty")
     return next((name for name in asked if getattr(sampling, name)), None)
 

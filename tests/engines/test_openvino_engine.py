@@ -23,8 +23,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from neuralbot.engines import openvino_engine
 from neuralbot.engines.openvino_engine import Answer, Exported, OpenVinoEngine
-from neuralbot.engines.openvino_worker import Crash
+from neuralbot.engines.openvino_worker import Crash, Request
 from neuralbot.engines.protocol import Sampling
 from neuralbot.engines.torch_engine import TorchEngine
 from neuralbot.errors import GenerationError, ModelError, ResourceError
@@ -252,6 +253,15 @@ def test_a_grammar_that_breaks_a_step_fails_alone(engine: OpenVinoEngine) -> Non
         next(bad)
     assert [first + list(rest) for first, rest in zip(begun, answers, strict=True)] == expected
     assert list(engine.stream(PROMPTS[1], long)) == expected[0]
+
+
+def test_genais_penalties_are_not_openais(engine: OpenVinoEngine, reference: TorchEngine) -> None:
+    """GenAI adds them to logits below zero, so that some tokens come again. Where it does not, `_beyond` can let go."""
+    values = openvino_engine._values(GREEDY, 24, frozenset(), "plain") | {"presence_penalty": 2.0}
+    theirs = list(Answer(engine._worker("plain"), Request(PROMPTS[0], values, may_fail=False), frozenset()))
+    penalized = replace(GREEDY, max_new_tokens=24, presence_penalty=2.0)
+    assert len(set(reference.stream(PROMPTS[0], penalized))) == len(theirs) == 24
+    assert len(set(theirs)) < 24
 
 
 @pytest.mark.parametrize("mode", ["lookup", "draft"])

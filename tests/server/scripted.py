@@ -9,6 +9,7 @@ from typing import Any
 
 from neuralbot.arguments import ServingArguments
 from neuralbot.chatbot import Chatbot
+from neuralbot.engines.picking import Picked
 from neuralbot.engines.protocol import Sampling, token_budget
 
 
@@ -17,6 +18,7 @@ class Said:
 
     def __init__(self, ids: Generator[int]) -> None:
         self.logprobs: list[float] = []
+        self.tops: list[tuple[tuple[int, float], ...]] = []
         self._ids = ids
 
     def __iter__(self) -> Iterator[int]:
@@ -25,6 +27,7 @@ class Said:
     def __next__(self) -> int:
         token = next(self._ids)
         self.logprobs.append(-1.0)
+        self.tops.append(((token, -1.0),))
         return token
 
     def close(self) -> None:
@@ -54,6 +57,9 @@ class Scripted:
 
     def generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[list[int]]:
         return [list(self.stream(prompt, sampling)) for prompt in prompts]
+
+    def score(self, ids: list[int], top: int = 0) -> list[Picked]:
+        return [Picked(token, -1.0, ((token, -1.0),)[:top]) for token in ids[1:]]
 
     def chatbot(self) -> Chatbot:
         return Chatbot(self, ServingArguments(do_sample=False), name="scripted")

@@ -268,3 +268,9 @@ def test_a_schema_needs_the_openvino_engine(ai: openai.OpenAI) -> None:
         ai.chat.completions.create(model="tiny", messages=ASK, response_format={"type": "json_object"})
     with pytest.raises(openai.BadRequestError, match="OpenVINO"):
         ai.chat.completions.create(model="tiny", messages=ASK, response_format={"type": "json_object"}, stream=True)
+
+
+def test_a_prompt_without_tokens_is_refused_whatever_is_asked_of_it(live: Live) -> None:
+    for more in ({}, {"max_tokens": 0, "echo": True}, {"max_tokens": 0, "echo": True, "logprobs": 1}):
+        answer = httpx.post(f"{live.url}/v1/completions", json={"prompt": "", **more})
+        assert answer.status_code == 400 and answer.json()["error"]["param"] == "prompt"

@@ -84,7 +84,9 @@ class _Asked:
 
     async def choices(self) -> list[Choice]:
         for given in _prompts(self.body):
-            self.prompts.append(await self._prompt(given))
+            self.prompts.append(prompt := await self._prompt(given))
+            if not prompt.ids:
+                raise failures.invalid("the prompt has no tokens: expected at least one", "prompt")
         if self.max_tokens == 0:
             return []
         made = []
