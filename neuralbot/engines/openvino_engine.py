@@ -138,7 +138,7 @@ class OpenVinoEngine:
 class Answer:
     """The ids of one answer; `logprobs` has those of the ids read so far, where they were asked for.
 
-    Closing it, or dropping it, ends the work on it within a step.
+    Closing it, or dropping it, ends the work on it within a step; a prompt that is being read is read to its end first.
     """
 
     def __init__(self, worker: Worker, request: Request, end_ids: frozenset[int]) -> None:
